@@ -1,0 +1,437 @@
+"""The table that one institution hands in: its schema, and every bad row by name.
+
+A row is an exam; the columns are those of the manifest contract, and any other passes through.
+"""
+
+import csv
+import io
+import math
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+import pyarrow
+import pyarrow.parquet
+from pandas.api.types import is_datetime64_any_dtype, is_float_dtype, is_numeric_dtype
+
+from datamodules.errors import InputError, listing
+
+INSTITUTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+IDS = ("patient_id", "exam_id")
+PATHS = ("ecg_path", "cxr_path")
+NUMBERS = (
+    "bnp_pg_ml",
+    "lvef_percent",
+    "tr_velocity_m_s",
+    "pasp_mmhg",
+    "ph",
+    "age_years",
+)
+TIMES = ("ecg_time", "echo_time")
+TEXTS = ("institution", *IDS, *PATHS, "sex")
+
+ABSENT_WORDS = ("nan", "na", "n/a", "null", "none")
+ISO_TIME = r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)?"
+ISO_TIME_ZONE = ISO_TIME + r"(?:Z|[+-]\d{2}(?::?\d{2})?)"
+
+
+def find_manifests(root: Path) -> dict[str, Path]:
+    """Institution -> its `<institution>.csv` or `.parquet` directly in `root`, by name.
+
+    Raises InputError where there is none, two for one institution, or a name that is not made of
+    letters, digits, `-`, `_` and `.`.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: there is no such folder. Set cohort.root to the manifests'.")
+    found: dict[str, Path] = {}
+    problems = []
+    for path in sorted(root.iterdir()):
+        if path.suffix not in (".csv", ".parquet") or path.name.startswith("."):
+            continue
+        institution = path.stem
+        if not INSTITUTION_NAME.fullmatch(institution):
+            problems.append(
+                f"{path.name}: an institution's name is made of the letters A-Z and a-z, digits, "
+                "'-', '_' and '.'; rename the file"
+            )
+        elif institution in found:
+            problems.append(
+                f"{found[institution].name} and {path.name} are two manifests of one institution; "
+                "keep one"
+            )
+        found[institution] = path
+    if problems:
+        raise InputError(f"{root}: not a folder of manifests:\n{listing(problems)}")
+    if not found:
+        raise InputError(
+            f"{root}: there is no manifest here. Put one table an institution into it, "
+            "<institution>.csv or <institution>.parquet."
+        )
+    return found
+
+
+def read_manifest(path: Path, needs: Sequence[str] = ()) -> pd.DataFrame:
+    """Read and check the manifest of the institution that `path` is named after.
+
+    `patient_id` and `exam_id` must be there, and each column in `needs`; where `ecg_path` or
+    `cxr_path` is needed, every exam must have one. Whether a recording exists is for its reader
+    to say. Returns text as `str`, numbers as float64, times as datetime64, `institution` filled
+    in; the index is the line in the CSV (the header is line 1) or the row in the Parquet file
+    (from 1), for later messages. Raises one InputError with every bad row.
+    """
+    try:
+        table, problems = _read_csv(path) if path.suffix == ".csv" else (_read_parquet(path), [])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    twice = table.columns[table.columns.duplicated()].unique()
+    if len(twice):
+        raise InputError(
+            f"{path}: column {', '.join(map(repr, twice))} stands twice; keep one of the two."
+        )
+    return _check(table, str(path), path.stem, needs, problems)
+
+
+def check_manifest(table: pd.DataFrame, source: str, needs: Sequence[str] = ()) -> pd.DataFrame:
+    """The checks of `read_manifest` for a table made in memory, with one value in `institution`.
+
+    `source` names the table in messages, where a row goes by its index and the index's name.
+    """
+    if not len(table):
+        raise InputError(f"{source}: the manifest has no exams.")
+    if not table.index.is_unique:
+        table = table.reset_index(drop=True)
+    institutions: Sequence[object] = (
+        list(table["institution"].unique()) if "institution" in table else []
+    )
+    if len(institutions) != 1 or not INSTITUTION_NAME.fullmatch(str(institutions[0])):
+        raise InputError(
+            f"{source}: column institution must hold one name, made of letters, digits, '-', '_' "
+            f"and '.', on every row; it holds {', '.join(map(repr, institutions)) or 'nothing'}."
+        )
+    return _check(table, source, str(institutions[0]), needs, [])
+
+
+def target_of(
+    exams: pd.DataFrame,
+    target: str,
+    *,
+    lvef_below_percent: float,
+    echo_within_days: float | None,
+) -> pd.Series:
+    """0.0, 1.0 or NaN (not known) an exam, on the index of `exams`.
+
+    `lvsd` is LVEF < `lvef_below_percent`, not known where there is no LVEF, or where ECG and
+    echocardiogram both have a time and lie more than `echo_within_days` apart. Any other target
+    is the column of that name, which holds 0, 1 and empty. Raises InputError otherwise.
+    """
+    if target == "lvsd":
+        _require(exams, "lvef_percent", "target=lvsd")
+        lvef = exams["lvef_percent"]
+        known = lvef.notna()
+        if echo_within_days is not None and {"ecg_time", "echo_time"} <= set(exams.columns):
+            apart = (exams["echo_time"] - exams["ecg_time"]).abs()
+            known &= ~(apart > pd.Timedelta(days=echo_within_days))
+        return (lvef < lvef_below_percent).astype("float64").where(known).rename(target)
+    _require(exams, target, f"target={target}")
+    column = exams[target]
+    bad = column.notna() & ~column.isin([0, 1])
+    if bad.any():
+        names = exams["institution"] if "institution" in exams else pd.Series("", exams.index)
+        problems = [
+            f"{name}, {_row(exams, label)}, column {target}: {_shown(value)} is not 0 or 1"
+            for name, label, value in zip(
+                names[bad], exams.index[bad], column[bad].tolist(), strict=True
+            )
+        ]
+        raise InputError(
+            f"target={target}: the column must hold 0, 1, or nothing where it is not known:\n"
+            + listing(problems)
+        )
+    return column.astype("float64").rename(target)
+
+
+def _require(exams: pd.DataFrame, column: str, wanted_by: str) -> None:
+    if column not in exams:
+        names = ", ".join(sorted(set(exams["institution"]))) if "institution" in exams else ""
+        raise InputError(
+            f"{wanted_by}: {names or 'the manifest'} has no column {column!r}"
+            f"{_nearest(column, exams.columns)}. Columns here: {', '.join(exams.columns)}."
+        )
+
+
+def _nearest(wanted: str, names: Sequence[str] | pd.Index) -> str:
+    near = get_close_matches(wanted, [str(name) for name in names], n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _row(table: pd.DataFrame, label: object) -> str:
+    return f"{table.index.name or 'row'} {label}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Every column as text, absent where empty, on the line number; and the lines left out."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: the text is not UTF-8; save the table as 'CSV UTF-8'."
+        ) from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    problems: list[str] = []
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    line = 1
+    try:
+        header = next(reader, [])
+        if len(header) == 1 and re.search("[;\t]", header[0]):
+            raise InputError(
+                f"{path}, line 1: columns are separated by semicolons or tabs; write commas, and "
+                "a point for decimals (in a spreadsheet: save as 'CSV UTF-8, comma delimited')."
+            )
+        line = reader.line_num + 1
+        for row in reader:
+            if len(row) == len(header):
+                if any(row):
+                    rows.append(row)
+                    lines.append(line)
+            elif row:
+                problems.append(
+                    f"{path.name}, line {line}: {len(row)} values where the header has "
+                    f"{len(header)}; a text with a comma in it goes in double quotes"
+                )
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line}: not a CSV table: {error}.") from error
+    index = pd.Index(lines, name="line", dtype="int64")
+    table = pd.DataFrame(rows, columns=header, index=index, dtype="str")
+    return table.mask(table == ""), problems
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        with path.open("rb") as file:
+            contents = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+        raise InputError(f"{path}: not a whole Parquet file ({error}); write it again.") from error
+    if len(set(contents.column_names)) < contents.num_columns:
+        return pd.DataFrame(columns=contents.column_names)
+    table = contents.to_pandas(ignore_metadata=True)
+    table.index = pd.RangeIndex(1, len(table) + 1, name="row")
+    return table
+
+
+def _check(
+    table: pd.DataFrame,
+    source: str,
+    institution: str,
+    needs: Sequence[str],
+    unread: list[str],
+) -> pd.DataFrame:
+    """`table` with its columns' types, or one InputError with `unread` and every other problem."""
+    name = Path(source).name
+    if not len(table) and not unread:
+        raise InputError(f"{source}: the manifest has no exams.")
+    problems: list[tuple[int, str]] = []
+    positions = {label: position for position, label in enumerate(table.index)}
+
+    def refuse(column: str, label: object, text: str) -> None:
+        where = "" if label is None else f"{_row(table, label)}, "
+        position = -1 if label is None else positions[label]
+        problems.append((position, f"{name}, {where}column {column}: {text}"))
+
+    typed = {}
+    for column in table.columns:
+        typed[column], bad = _typed(table[column])
+        for label, text in bad:
+            refuse(column, label, text)
+    exams = pd.DataFrame(typed, index=table.index)
+
+    if "institution" in exams:
+        wrong = exams["institution"].notna() & (exams["institution"] != institution)
+        for label, value in exams.loc[wrong, "institution"].items():
+            refuse("institution", label, f"{value!r} is not {institution!r}, as the file is named")
+    try:
+        _schema(needs).validate(exams, lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        for column, label, text in _failures(errors, exams):
+            refuse(column, label, text)
+    if problems or unread:
+        everything = unread + [text for _, text in sorted(problems)]
+        raise InputError(
+            f"The manifest {source} has {len(everything)} "
+            f"problem{'s' if len(everything) > 1 else ''}:\n{listing(everything)}"
+        )
+    exams["institution"] = pd.Series(institution, index=exams.index, dtype="str")
+    return exams
+
+
+def _typed(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
+    """The column as text, numbers or times by its name, and (row, what is wrong) of the rest."""
+    name = column.name
+    if name in TIMES:
+        return _times(column)
+    if name in NUMBERS:
+        return _numbers(column)
+    if name in TEXTS:
+        if name in IDS and is_float_dtype(column):
+            return column.astype("str"), [
+                (None, "ids are stored as floating-point numbers; store them as text")
+            ]
+        return column.astype("str"), []
+    if is_float_dtype(column):
+        return _numbers(column)
+    if column.dtype == object or column.dtype == "str":
+        text = column.astype("str")
+        values = text[text.notna()]
+        words = values[~values.str.lower().isin(ABSENT_WORDS)]
+        numeric = pd.to_numeric(words, errors="coerce").notna().all()
+        if numeric and (len(words) or not len(values)):
+            return _numbers(text)
+        return text, []
+    return column, []
+
+
+def _numbers(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
+    if is_numeric_dtype(column):
+        numbers = column.astype("float64")
+    else:
+        column = column.astype("str")
+        numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    bad: list[tuple[object, str]] = []
+    wrong = column.notna() & ~np.isfinite(numbers)
+    for (label, value), number in zip(column[wrong].items(), numbers[wrong], strict=True):
+        if str(value).lower() in ABSENT_WORDS:
+            text = f"{value!r} is not a number; leave it empty"
+        elif math.isinf(number):
+            text = f"{value} is infinite; leave it empty where there is no number"
+        else:
+            text = f"{value!r} is not a number; write digits and a point, or leave it empty"
+        bad.append((label, text))
+    return numbers.where(np.isfinite(numbers)), bad
+
+
+def _times(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
+    zone = "has a time zone; write the local time without one"
+    if is_datetime64_any_dtype(column):
+        if getattr(column.dt, "tz", None) is not None:
+            return column.dt.tz_localize(None), [(None, f"it {zone}")]
+        return column.astype("datetime64[us]"), []
+    text = column.astype("str")
+    looks_right = text.str.fullmatch(ISO_TIME).fillna(False).astype(bool)
+    times = pd.Series(pd.NaT, index=column.index, name=column.name, dtype="datetime64[us]")
+    times[looks_right] = pd.to_datetime(text[looks_right], format="ISO8601", errors="coerce")
+    bad = [
+        (
+            label,
+            f"{value!r} {zone}"
+            if re.fullmatch(ISO_TIME_ZONE, value)
+            else f"{value!r} is not a time; write 2024-03-01 or 2024-03-01T09:30:00",
+        )
+        for label, value in text[text.notna() & times.isna()].items()
+    ]
+    return times, bad
+
+
+def _stays_inside(path: str) -> bool:
+    """Whether the path is relative and, by its text alone, does not leave its folder."""
+    return not (
+        "\\" in path
+        or "\0" in path
+        or path.startswith("/")
+        or PureWindowsPath(path).drive
+        or posixpath.normpath(path) in (".", "..")
+        or posixpath.normpath(path).startswith("../")
+    )
+
+
+def _schema(needs: Sequence[str]) -> pa.DataFrameSchema:
+    """What holds within a typed manifest; an error's text follows the value that broke it."""
+    trimmed = pa.Check(
+        lambda ids: ids == ids.str.strip(), error="has white space around it; remove it"
+    )
+    inside = pa.Check(
+        _stays_inside,
+        element_wise=True,
+        error="is not a path inside the manifest's folder; write it relative to that folder, "
+        "with / between folders",
+    )
+    percent = pa.Check(
+        lambda values: not 0 < values.max() <= 1,
+        error="every value is at most 1: fractions? Multiply them by 100 and write per cent",
+    )
+    zero = pa.Check.ne(0, error="is not a measurement; write per cent, or leave it empty")
+    sexes = pa.Check.isin(
+        ["female", "male"], error="is not female or male; write one of them, or leave it empty"
+    )
+
+    def within(low: float, high: float, remedy: str) -> pa.Check:
+        return pa.Check.in_range(
+            low, high, error=f"is outside {low:g}-{high:g}; {remedy}, or leave it empty"
+        )
+
+    checks: dict[str, list[pa.Check]] = {
+        "patient_id": [trimmed],
+        "exam_id": [trimmed],
+        "ecg_path": [inside],
+        "cxr_path": [inside],
+        "sex": [sexes],
+        "lvef_percent": [within(0, 100, "write per cent"), zero, percent],
+        "age_years": [within(0, 120, "write years")],
+        "bnp_pg_ml": [pa.Check.ge(0, error="is below 0; write pg/mL, or leave it empty")],
+        "tr_velocity_m_s": [within(0, 7, "write metres per second")],
+        "pasp_mmhg": [within(0, 200, "write mmHg")],
+        "ph": [pa.Check.isin([0, 1], error="is not 0 or 1; write one of them, or leave it empty")],
+    }
+    return pa.DataFrameSchema(
+        {
+            name: pa.Column(
+                None,
+                checks.get(name, []),
+                required=name in IDS or name in needs,
+                nullable=not (name in IDS or (name in PATHS and name in needs)),
+                unique=name == "exam_id",
+                report_duplicates="exclude_first",
+            )
+            for name in [*checks, *(name for name in needs if name not in checks)]
+        }
+    )
+
+
+def _failures(
+    errors: pa.errors.SchemaErrors, exams: pd.DataFrame
+) -> Iterator[tuple[str, object, str]]:
+    """(column, row or None for the whole column, what is wrong) of each of pandera's findings."""
+    first: pd.Series | None = None
+    cases = errors.failure_cases
+    for column, check, value, label in zip(
+        cases["column"], cases["check"], cases["failure_case"], cases["index"], strict=True
+    ):
+        if check == "column_in_dataframe":
+            near = _nearest(str(value), exams.columns)
+            here = ", ".join(map(repr, exams.columns))
+            yield str(value), None, f"is missing{near or '.'} Columns here: {here}"
+        elif check == "not_nullable":
+            yield column, label, "is empty; every exam needs one"
+        elif check == "field_uniqueness":
+            if first is None:
+                known = exams.index[~exams[column].duplicated() & exams[column].notna()]
+                first = pd.Series(known, index=exams.loc[known, column])
+            # An empty id is already reported as empty.
+            if pd.notna(value):
+                place = _row(exams, first[value])
+                yield column, label, f"{value!r} stands already on {place}; an exam has one row"
+        elif pd.isna(label):
+            yield column, None, str(check)
+        else:
+            yield column, label, f"{_shown(value)} {check}"

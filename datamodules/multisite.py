@@ -1,0 +1,38 @@
+"""Development institutions against external ones."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from datamodules.institution import ExamDataModule, InstitutionDataModule
+from datamodules.splits import check_leakage
+
+SETTINGS = ("preprocessing", "augmentation", "loading", "labelled")
+
+
+class MultiSiteDataModule(ExamDataModule):
+    """Trains on development institutions, and predicts their held-out patients and external ones.
+
+    The institutions' own settings hold, and must agree. Raises InputError where a patient, or a
+    waveform under two patients, would leak, and ValueError where settings differ.
+    """
+
+    def __init__(
+        self,
+        development: Sequence[InstitutionDataModule],
+        external: Sequence[InstitutionDataModule],
+    ) -> None:
+        sites = [*development, *external]
+        settings = {name: getattr(sites[0], name) for name in SETTINGS}
+        for site in sites:
+            for name, value in settings.items():
+                if getattr(site, name) != value:
+                    raise ValueError(f"{site.name} and {sites[0].name} differ in {name}")
+        exams = pd.concat(
+            [
+                *(site.exams.assign(role="development") for site in development),
+                *(site.exams.assign(role="external", split="external") for site in external),
+            ]
+        )
+        check_leakage(exams)
+        super().__init__(exams, {site.name: site.store for site in sites}, **settings)

@@ -1,0 +1,166 @@
+"""Hydra composes configs/ and the command line; a mistake is answered with what would be right."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from datamodules.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+HELP = """\
+Train and externally validate ECG models across hospitals; everything goes to MLflow.
+
+    python -m experiments.run [NAME=VALUE ...]
+
+Studies (configs/experiment):
+{studies}
+
+Most used:
+    cohort=manifests cohort.root=DIR      your own hospitals: one manifest (<institution>.csv or
+                                          .parquet) an institution, paths in it relative to DIR
+    cohort.development=[a,b]              institutions that are trained on
+    cohort.external=[c,d]                 institutions that are only tested on (default: the rest)
+    cohort.on_error=skip                  leave out, count and list recordings that can't be used
+    target=lvsd | target=COLUMN           LVEF below lvsd.lvef_below_percent, or any 0/1 column
+    scale=small | scale=paper             minutes on two cores, or the papers' own sizes
+    network=vit_base                      see the groups below
+    tracking.uri=URI                      an MLflow server (default: a SQLite file under mlruns/)
+    trainer.devices=2 trainer.strategy=ddp
+    --config                              print the resulting configuration and stop
+
+Groups (GROUP=OPTION; each is a file in configs/GROUP):
+{groups}
+
+Any value in those files can be overridden: pretrain.masking=mixed finetune.max_epochs=50 ...
+"""
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The resolved configuration of one launch.
+
+    Raises InputError for an unknown or misspelt key, with the nearest right one, and for a value
+    of the wrong kind.
+    """
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        default = compose("run")
+        try:
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+        except (OverrideParseException, HydraException):
+            raise InputError(_unparsable(overrides)) from None
+        groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+        for override in parsed:
+            key = override.key_or_group.split("@")[0]
+            if override.is_add() or override.is_force_add():
+                raise InputError(
+                    f"{override.input_line}: a new key can't be added. "
+                    f"Write it without '+'; {_nearest(key, default, groups)}"
+                )
+            if override.is_sweep_override():
+                raise InputError(f"{override.input_line}: give one value, not a sweep.")
+        try:
+            config = compose("run", overrides=list(overrides))
+            OmegaConf.resolve(config)
+        except HydraException as error:
+            raise InputError(_explained(error, parsed, default, groups)) from None
+        except OmegaConfBaseException as error:
+            raise InputError(f"the configuration does not resolve: {error}") from None
+        choices = [o for o in overrides if (CONFIGS / o.split("=")[0].split("@")[0]).is_dir()]
+        _check_kinds(choices, config, parsed)
+    return config
+
+
+def help_text() -> str:
+    """What `--help` prints: the studies and groups are read from configs/."""
+    studies = [
+        f"    experiment={path.stem:<16} {_first_comment(path)}" for path in _options("experiment")
+    ]
+    groups = [
+        f"    {path.name:<11} {', '.join(option.stem for option in _options(path.name))}"
+        for path in sorted(CONFIGS.iterdir())
+        if path.is_dir() and path.name != "experiment"
+    ]
+    return HELP.format(studies="\n".join(studies), groups="\n".join(groups))
+
+
+def _options(group: str) -> list[Path]:
+    return sorted((CONFIGS / group).glob("*.yaml"))
+
+
+def _first_comment(path: Path) -> str:
+    comments = [line for line in path.read_text().splitlines() if line.startswith("# ")]
+    return next(line[2:] for line in comments if not line.startswith("# @package"))
+
+
+def _unparsable(overrides: Sequence[str]) -> str:
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_override(override)
+        except HydraException:
+            return (
+                f"{override!r} is not of the form NAME=VALUE. "
+                "Quote a value that has blanks or special characters: 'cohort.root=\"my data\"'. "
+                "--help lists the names."
+            )
+    return f"the command line can't be read: {' '.join(overrides)}"
+
+
+def _explained(
+    error: HydraException, parsed: Sequence[Any], default: DictConfig, groups: set[str]
+) -> str:
+    for override in parsed:
+        key = override.key_or_group.split("@")[0]
+        group = CONFIGS / key
+        if key in groups and not (group / f"{override.value()}.yaml").is_file():
+            names = [path.stem for path in _options(key)]
+            near = difflib.get_close_matches(str(override.value()), names, 1, 0.3)
+            hint = f" Did you mean {key}={near[0]}?" if near else ""
+            return f"{override.input_line}: {key} is one of {', '.join(names)}.{hint}"
+        if isinstance(error, ConfigCompositionException) and f"'{override.key_or_group}'" in str(
+            error
+        ):
+            return f"{override.input_line}: there is no such key. {_nearest(key, default, groups)}"
+    return f"the configuration can't be composed: {error}"
+
+
+def _nearest(key: str, default: DictConfig, groups: set[str]) -> str:
+    known = [*groups, *_keys(default)]
+    near = difflib.get_close_matches(key, known, 1, 0.5) or [
+        full for full in known if full.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
+    ]
+    return f"Did you mean {near[0]}?" if near else "--help and --config show the keys."
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items_ex(resolve=False):
+        yield f"{prefix}{key}"
+        if isinstance(value, DictConfig):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _check_kinds(choices: Sequence[str], config: DictConfig, parsed: Sequence[Any]) -> None:
+    """Refuse a word where the files under configs/ have a number, and the like."""
+    files = compose("run", overrides=list(choices))
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_delete() or (CONFIGS / key.split("@")[0]).is_dir():
+            continue
+        before, after = OmegaConf.select(files, key), OmegaConf.select(config, key)
+        for kinds, name in (
+            ((bool,), "true or false"),
+            ((int, float), "a number"),
+            ((ListConfig,), "a list such as [a,b]"),
+            ((DictConfig,), "a group of keys"),
+        ):
+            if isinstance(before, kinds):
+                right = isinstance(after, kinds) and isinstance(after, bool) == (kinds == (bool,))
+                if not right and after is not None:
+                    raise InputError(f"{override.input_line}: {key} is {name}.")
+                break

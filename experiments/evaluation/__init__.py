@@ -1,0 +1,1 @@
+"""Statistics on predictions alone: no torch, no Lightning, no MLflow."""

@@ -1,0 +1,232 @@
+"""AUROC and its confidence interval, for independent and for clustered exams.
+
+Everything rests on placements: the share of the other class that scores below an exam, ties
+counting half. They take one sort and a binary search an exam, O(n log n).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+DELONG = "DeLong"
+CLUSTERED = "patient-clustered bootstrap"
+NEWCOMBE = "Newcombe"
+NOT_ESTIMABLE = "not estimable"
+
+_CHUNK_EXAMS = 250_000  # exams resampled at once: what stays in the processor's cache is fastest
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An AUROC with its interval; value, low and high are None where it is not estimable."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    positives: int
+    method: str
+
+
+def auroc(target: ArrayLike, score: ArrayLike) -> float:
+    """The Mann-Whitney AUROC; ValueError where a class is missing."""
+    positive, negative = _by_class(*_checked(target, score))
+    if not (positive.size and negative.size):
+        raise ValueError("the AUROC needs exams of both classes")
+    return float(_placements(positive, negative).mean())
+
+
+def is_estimable(target: ArrayLike, patient: ArrayLike) -> bool:
+    """Whether at least two patients have a positive exam, and at least two a negative one.
+
+    With fewer nothing tells how much the AUROC varies, and it is not reported.
+    """
+    return min(_patients_by_class(np.asarray(target).astype(bool), np.asarray(patient))) >= 2
+
+
+def roc_curve(target: ArrayLike, score: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+    """(false positive rate, true positive rate, threshold), each [distinct scores + 1].
+
+    An exam is called positive where its score >= threshold; thresholds fall from infinity to the
+    lowest score, the rates rise from 0 to 1. ValueError where a class is missing.
+    """
+    labels, scores = _checked(target, score)
+    thresholds, code = np.unique(scores, return_inverse=True)
+    exams = np.bincount(code, minlength=thresholds.size)[::-1]
+    hits = np.bincount(code, weights=labels, minlength=thresholds.size)[::-1]
+    true_positives, false_positives = hits.cumsum(), (exams - hits).cumsum()
+    if not (hits.any() and false_positives[-1]):
+        raise ValueError("a ROC curve needs exams of both classes")
+    return (
+        np.concatenate([[0.0], false_positives / false_positives[-1]]),
+        np.concatenate([[0.0], true_positives / true_positives[-1]]),
+        np.concatenate([[np.inf], thresholds[::-1]]),
+    )
+
+
+def auroc_interval(
+    target: ArrayLike,
+    score: ArrayLike,
+    patient: ArrayLike,
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    strata: ArrayLike | None = None,
+) -> Estimate:
+    """The AUROC of `score` for `target` (0/1), with an interval that fits how exams hang together.
+
+    - One exam a patient: DeLong's interval (DeLong et al., Biometrics 1988;44:837, in the fast form
+      of Sun & Xu, IEEE Signal Process Lett 2014;21:1389), cut off at 0 and 1 as in the R package
+      pROC.
+    - Several exams for some patient: percentiles of a bootstrap that draws whole patients (Field &
+      Welsh, J R Stat Soc B 2007;69:369). With `strata` (the institutions of a pooled estimate)
+      patients are drawn within each, and a patient id holds only within its stratum. Resamples
+      without one of the classes have no AUROC and are left out. The same patients and seed give
+      the same resamples for any score.
+    - Where either has zero width (classes perfectly separated, or all scores tied) it would claim
+      certainty: the score interval of Newcombe (Stat Med 2006;25:559, method 5) stands in, counted
+      in patients. The `method` says so.
+
+    Not estimable where `is_estimable` says so. Known limit: with few positives and an AUROC near 1
+    DeLong's interval is too narrow (10 positives, AUROC 0.96: it covers 78 %, not 95 %).
+    """
+    labels, scores = _checked(target, score)
+    cluster, stratum_sizes = _clusters(np.asarray(patient), strata, labels.size)
+    n, positives = labels.size, int(labels.sum())
+    if not is_estimable(labels, cluster):
+        return Estimate(None, None, None, n, positives, NOT_ESTIMABLE)
+
+    positive, negative = _by_class(labels, scores)
+    positive_placements = _placements(positive, negative)
+    value = float(positive_placements.mean())
+    if stratum_sizes.sum() == n:
+        method = DELONG
+        negative_placements = 1.0 - _placements(negative, positive)
+        variance = positive_placements.var(ddof=1) / positives
+        variance += negative_placements.var(ddof=1) / (n - positives)
+        half_width = norm.ppf((1 + confidence) / 2) * np.sqrt(variance)
+        low, high = max(0.0, value - half_width), min(1.0, value + half_width)
+    else:
+        method = CLUSTERED
+        counts = _resampled_patients(stratum_sizes, resamples, seed, max(1, _CHUNK_EXAMS // n))
+        aurocs = _weighted_aurocs(labels, scores, cluster, counts)
+        tail = (1 - confidence) / 2
+        low, high = np.nanquantile(aurocs, [tail, 1 - tail])
+    if low == high:
+        method = NEWCOMBE
+        low, high = newcombe_interval(
+            value, *_patients_by_class(labels, cluster), confidence=confidence
+        )
+    return Estimate(value, float(low), float(high), n, positives, method)
+
+
+def newcombe_interval(
+    value: float, positives: int, negatives: int, *, confidence: float
+) -> tuple[float, float]:
+    """A score interval for an AUROC that keeps its width at 0 and 1, and never leaves them.
+
+    Method 5 of Newcombe, Stat Med 2006;25:559: the AUROCs whose distance from `value` is at most z
+    standard errors, the variance being Hanley and McNeil's at that AUROC, for balanced classes of
+    the same total size.
+    """
+    z = norm.ppf((1 + confidence) / 2)
+    others = (positives + negatives) / 2 - 1
+
+    def lower(estimate: float) -> float:
+        def excess(theta: float) -> float:
+            spread = 1 + others * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+            variance = theta * (1 - theta) * spread / (positives * negatives)
+            return estimate - theta - z * np.sqrt(variance)
+
+        # just below 1, for theta = 1 is a root too where the estimate is 1
+        end = min(estimate, 1 - 1e-12)
+        return float(brentq(excess, 0.0, end)) if end > 0 else 0.0
+
+    return lower(value), 1 - lower(1 - value)
+
+
+def _checked(target: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    labels, scores = np.asarray(target), np.asarray(score, dtype=np.float64)
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise ValueError(f"target {labels.shape} and score {scores.shape} must be [n], alike")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("a target is 0 or 1")
+    if np.isnan(scores).any():
+        raise ValueError("a score is NaN")
+    return labels.astype(bool), scores
+
+
+def _by_class(labels: NDArray[np.bool_], scores: NDArray) -> tuple[NDArray, NDArray]:
+    """The scores of positive and of negative exams, each in ascending order."""
+    return np.sort(scores[labels]), np.sort(scores[~labels])
+
+
+def _patients_by_class(labels: NDArray[np.bool_], patient: NDArray) -> tuple[int, int]:
+    """How many patients have a positive exam, and how many a negative one."""
+    return pd.unique(patient[labels]).size, pd.unique(patient[~labels]).size
+
+
+def _placements(scores: NDArray, others: NDArray) -> NDArray[np.float64]:
+    """For each score the share of `others` (ascending) below it, ties counting half."""
+    below, up_to = (np.searchsorted(others, scores, side) for side in ("left", "right"))
+    return (below + up_to) / (2 * others.size)
+
+
+def _clusters(
+    patient: NDArray, strata: ArrayLike | None, n: int
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Each exam's patient as a number, patients of a stratum in a row, and patients a stratum."""
+    stratum = np.zeros(n, dtype=np.int64) if strata is None else np.asarray(strata)
+    if patient.shape != (n,) or stratum.shape != (n,):
+        raise ValueError(f"patient {patient.shape} and strata {stratum.shape} must be [{n}]")
+    frame = pd.DataFrame({"stratum": stratum, "patient": patient})
+    cluster = frame.groupby(["stratum", "patient"], sort=True, dropna=False).ngroup().to_numpy()
+    sizes = frame.drop_duplicates().groupby("stratum", sort=True, dropna=False).size().to_numpy()
+    return cluster, sizes
+
+
+def _resampled_patients(
+    stratum_sizes: NDArray[np.integer], resamples: int, seed: int, chunk: int
+) -> Iterator[NDArray[np.int64]]:
+    """How often each patient is drawn, [<= chunk, patients], until there are `resamples` rows."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        counts = []
+        for size in stratum_sizes:
+            drawn = generator.integers(size, size=(rows, size))
+            drawn += np.arange(rows)[:, None] * size
+            counts.append(np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size))
+        yield np.concatenate(counts, axis=1)
+
+
+def _weighted_aurocs(
+    labels: NDArray[np.bool_],
+    scores: NDArray,
+    cluster: NDArray,
+    patient_counts: Iterable[NDArray[np.int64]],
+) -> NDArray[np.float64]:
+    """The AUROC [rows in all] with each patient's exams counted as often as a row of
+    `patient_counts` (chunks [rows, patients]) says; NaN for a row without one of the classes.
+    """
+    order = np.argsort(scores, kind="stable")
+    labels, scores, cluster = labels[order], scores[order], cluster[order]
+    positive_cluster, negative_cluster = cluster[labels], cluster[~labels]
+    first, last = (np.searchsorted(scores[~labels], scores[labels], s) for s in ("left", "right"))
+    aurocs = []
+    for counts in patient_counts:
+        # numpy's take along an axis is several times faster than indexing counts[:, ...]
+        positives = counts.take(positive_cluster, axis=1)
+        negatives_below = np.zeros((len(counts), negative_cluster.size + 1), dtype=np.int64)
+        counts.take(negative_cluster, axis=1).cumsum(axis=1, out=negatives_below[:, 1:])
+        below, up_to = (negatives_below.take(index, axis=1) for index in (first, last))
+        wins = (positives * (below + up_to)).sum(axis=1) / 2
+        pairs = positives.sum(axis=1) * negatives_below[:, -1]
+        aurocs.append(np.divide(wins, pairs, out=np.full(len(counts), np.nan), where=pairs > 0))
+    return np.concatenate(aurocs)

@@ -1,0 +1,119 @@
+"""AUROC of every model at every institution, and its tables for people and for machines."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from experiments.evaluation.auroc import NOT_ESTIMABLE, auroc_interval
+from experiments.evaluation.predictions import POOLED
+
+JSON_KEYS = (
+    "model", "institution", "role", "n", "positives", "auroc", "auroc_low", "auroc_high",
+)  # fmt: skip
+ROLES = {"test": "development", "external": "external"}
+
+
+def summarise(
+    predictions: pd.DataFrame, *, confidence: float, resamples: int, seed: int
+) -> pd.DataFrame:
+    """A row a model and institution: model, institution, role, n, positives, auroc, auroc_low,
+    auroc_high (NaN where not estimable), method.
+
+    role is "development" (the internal test), "external", or "pooled" for the row `all-external`,
+    which each model with at least two external institutions has: all their exams as one test set,
+    patients resampled within institutions. Validation exams are not summarised. Models and
+    institutions keep their order in `predictions` (a checked table), development ones first.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def add(model: str, institution: str, role: str, exams: pd.DataFrame) -> None:
+        estimate = auroc_interval(
+            exams["target"],
+            exams["probability"],
+            exams["patient_id"],
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+            strata=exams["institution"],
+        )
+        rows.append(
+            {
+                "model": model,
+                "institution": institution,
+                "role": role,
+                "n": estimate.n,
+                "positives": estimate.positives,
+                "auroc": estimate.value,
+                "auroc_low": estimate.low,
+                "auroc_high": estimate.high,
+                "method": estimate.method,
+            }
+        )
+
+    for model, of_model in predictions.groupby("model", sort=False):
+        for split, role in ROLES.items():
+            in_role = of_model[of_model["split"] == split]
+            for institution, exams in in_role.groupby("institution", sort=False):
+                add(str(model), str(institution), role, exams)
+            if role == "external" and in_role["institution"].nunique() > 1:
+                add(str(model), POOLED, "pooled", in_role)
+    summary = pd.DataFrame(rows, columns=[*JSON_KEYS, "method"])
+    aurocs = ["auroc", "auroc_low", "auroc_high"]
+    summary[aurocs] = summary[aurocs].astype("float64")
+    return summary
+
+
+def summary_json(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `summarise` as plain values under JSON_KEYS; None where not estimable."""
+    return [
+        {key: None if pd.isna(row[key]) else row[key] for key in JSON_KEYS}
+        for row in summary.to_dict(orient="records")
+    ]
+
+
+def estimate_text(row: Mapping[Any, Any] | pd.Series) -> str:
+    """A summary row's AUROC as "0.912 (0.880-0.944)", or "not estimable"."""
+    if pd.isna(row["auroc"]):
+        return NOT_ESTIMABLE
+    return f"{row['auroc']:.3f} ({row['auroc_low']:.3f}-{row['auroc_high']:.3f})"
+
+
+def results_table(summary: pd.DataFrame, ceiling: Mapping[str, float] | None) -> pd.DataFrame:
+    """A row an institution for people: institution, role, exams, prevalence, a column a model.
+
+    `ceiling` (institution -> best possible AUROC, known in a simulation) becomes the last column.
+    A model that was tested on fewer exams than another says so in its cell.
+    """
+    rows = []
+    for (institution, role), group in summary.groupby(["institution", "role"], sort=False):
+        cells = group.to_dict(orient="records")
+        largest = max(cells, key=lambda cell: cell["n"])
+        row: dict[str, Any] = {
+            "institution": institution,
+            "role": role,
+            "exams": int(largest["n"]),
+            "prevalence": f"{100 * largest['positives'] / largest['n']:.1f} %",
+        }
+        for model in summary["model"].unique():
+            row[model] = ""
+        for cell in cells:
+            fewer = "" if cell["n"] == largest["n"] else f", {cell['n']} exams"
+            row[cell["model"]] = estimate_text(cell) + fewer
+        if ceiling is not None:
+            best = ceiling.get(str(institution))
+            row["ceiling"] = "" if best is None else f"{best:.3f}"
+        rows.append(row)
+    order = {"development": 0, "external": 1, "pooled": 2}
+    rows.sort(key=lambda row: order[row["role"]])
+    return pd.DataFrame(rows)
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """Any table as a Markdown one, for a run's description."""
+    header = [str(column) for column in table.columns]
+    lines = [header, ["---"] * len(header)]
+    lines += [[str(cell) for cell in row] for row in table.itertuples(index=False)]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

@@ -1,0 +1,89 @@
+"""One look for every figure: size in millimetres, fonts, and how a model is told from another."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Line = str | tuple[float, tuple[float, ...]]  # one of matplotlib's line styles
+
+MM = 1 / 25.4  # inches
+DPI = 200
+INK = "#1a1a1a"
+FAINT = "#767676"
+RULE = "#d0d0d0"
+
+# DejaVu Sans comes with matplotlib, so figures look the same on every machine.
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.0,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "text.parse_math": False,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+}
+
+# Okabe and Ito's colours, safe for the colour-blind, in an order whose greys differ too.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES: tuple[Line, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (5, 1, 1, 1)),
+    (0, (3, 1)),
+    (0, (2, 2)),
+    (0, (7, 2)),
+)
+
+
+class ModelStyle(NamedTuple):
+    """How one model is drawn; a marker and a line of its own, so that grey print tells it too."""
+
+    colour: str
+    marker: str
+    line: Line
+
+
+def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
+    """A style a model, by order of first appearance; they repeat after seven models."""
+    distinct = list(dict.fromkeys(models))
+    looks = [ModelStyle(*look) for look in zip(_COLOURS, _MARKERS, _LINES, strict=True)]
+    return {model: looks[number % len(looks)] for number, model in enumerate(distinct)}
+
+
+def look() -> AbstractContextManager[None]:
+    """The style as a context: what is made inside it has it, and nothing outside changes."""
+    return matplotlib.rc_context(STYLE)
+
+
+def new_figure(width_mm: float, height_mm: float, dpi: float = DPI) -> Figure:
+    """An empty white figure, independent of pyplot."""
+    return Figure(figsize=(width_mm * MM, height_mm * MM), dpi=dpi, facecolor="white")
+
+
+def axes_mm(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes whose position and size are given in millimetres from the figure's lower left corner."""
+    total_width, total_height = figure.get_size_inches() / MM
+    return figure.add_axes(
+        (left / total_width, bottom / total_height, width / total_width, height / total_height)
+    )
+
+
+def show_ticks(axes: Axes, size: float = 7.0) -> None:
+    """Ticks in the style; matplotlib makes them when it draws, outside the style's context."""
+    axes.tick_params(
+        labelsize=size, labelfontfamily="DejaVu Sans", width=0.6, length=2.5, labelcolor=INK
+    )

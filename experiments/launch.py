@@ -1,0 +1,81 @@
+"""One launch: a parent run, the study's protocol, and the table at the end."""
+
+import logging
+import shlex
+import warnings
+from collections.abc import Sequence
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.errors import InputError
+from experiments.console import is_first_process
+from experiments.stages.report import SIMULATED
+from experiments.studies import PROTOCOLS
+from experiments.tracking import Tracking, git_commit
+
+# Lightning announces hardware and hints that are no news here.
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+
+
+def launch(config: DictConfig, arguments: Sequence[str]) -> None:
+    """Run the configured study; everything it makes is on one parent run, named at the end."""
+    if config.protocol not in PROTOCOLS:
+        raise InputError(f"protocol={config.protocol}: it is one of {', '.join(PROTOCOLS)}.")
+    tracking = Tracking(
+        config.tracking.uri,
+        config.tracking.artifacts,
+        config.study,
+        enabled=is_first_process(),
+    )
+    command = shlex.join(["python", "-m", "experiments.run", *arguments])
+    with tracking.run(
+        f"{config.study} {config.network.name} · {config.target}",
+        tags={
+            "stage": "launch",
+            "command": command,
+            "protocol": config.protocol,
+            "mlflow.source.git.commit": git_commit(),
+        },
+    ) as run:
+        tracking.text(run, OmegaConf.to_yaml(config), "config.yaml")
+        tracking.params(
+            run,
+            {
+                "study": config.study,
+                "target": config.target,
+                "cohort": config.cohort.source,
+                "network": config.network.name,
+                "baseline": config.baseline.name,
+                "sampling_rate_hz": config.ecg.sampling_rate_hz,
+                "seed": config.seed,
+            },
+        )
+        table = PROTOCOLS[config.protocol](config, tracking, run)
+    if is_first_process():
+        _print(table, config)
+        print(f"Browse it:  {tracking.ui_command}")
+        print(f"Parent run: {run}")
+
+
+def _print(table: pd.DataFrame, config: DictConfig) -> None:
+    shown = Table(
+        title=f"AUROC for {config.target} ({config.statistics.confidence:.0%} interval)",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in table.columns:
+        shown.add_column(
+            column, justify="left" if column == "institution" else "right", no_wrap=True
+        )
+    for row in table.itertuples(index=False):
+        shown.add_row(*map(str, row))
+    # Wide enough for every column, also where the output goes to a file.
+    Console(width=max(100, Console().width, 24 * (len(table.columns) + 1))).print(shown)
+    if config.cohort.source == "simulated":
+        print(SIMULATED)

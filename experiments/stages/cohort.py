@@ -1,0 +1,165 @@
+"""From a cohort's configuration to institutions whose signals are packed."""
+
+import difflib
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+from omegaconf import DictConfig, OmegaConf
+
+from datamodules import public
+from datamodules.errors import InputError, listing
+from datamodules.manifest import check_manifest, find_manifests, read_manifest, target_of
+from datamodules.recordings import RecordingLimits
+from datamodules.simulation import simulate_cohort, with_common
+from datamodules.splits import assign_splits
+from datamodules.store import Store, pack
+from experiments.console import say
+
+# Only a recording's signal is asked of every manifest; a target names its own column.
+NEEDS = ("ecg_path",)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One institution, read, checked and packed.
+
+    `exams`: the manifest's rows that are in the store, with split, target, row (in the store) and
+    waveform. `flow`: how many exams came in and how many went where.
+    """
+
+    name: str
+    exams: pd.DataFrame
+    store: Store
+    flow: dict[str, int]
+
+    @property
+    def digest(self) -> str:
+        """Of everything that training or testing on this institution depends on."""
+        columns = ["exam_id", "patient_id", "split", "target"]
+        table = self.exams[columns].to_csv(index=False)
+        return hashlib.sha256(f"{self.store.digest}\n{table}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who is trained on and who is only tested on."""
+
+    development: tuple[str, ...]
+    external: tuple[str, ...]
+
+
+def prepare(config: DictConfig) -> dict[str, Site]:
+    """Simulate if need be, read and check every manifest in play, and pack what is not packed.
+
+    Raises InputError for whatever a person has to mend.
+    """
+    cohort, cache = config.cohort, Path(config.cache)
+    workers = config.workers or os.cpu_count() or 1
+    cache.mkdir(parents=True, exist_ok=True)
+    # Other processes of the same launch wait here, and then find everything done.
+    with FileLock(cache / "cohort.lock"):
+        root, manifests = _manifests(config, workers)
+        wanted = roles_of(config, list(manifests))
+        sites = {}
+        for name in [*wanted.development, *wanted.external]:
+            sites[name] = _site(config, name, manifests[name], root, workers)
+    return sites
+
+
+def roles_of(config: DictConfig, institutions: Sequence[str]) -> Roles:
+    """The institutions' roles; for leave-site-out, all that take part are development ones.
+
+    Raises InputError for an unknown institution, one in both roles, or no development one.
+    """
+    development, external = config.cohort.development, config.cohort.external
+    for key, names in (("development", development), ("external", external)):
+        for name in names or ():
+            if name not in institutions:
+                near = difflib.get_close_matches(str(name), institutions, 1)
+                raise InputError(
+                    f"cohort.{key}: there is no institution {name!r}. "
+                    f"{f'Did you mean {near[0]}? ' if near else ''}"
+                    f"There are {', '.join(institutions)}."
+                )
+    if config.protocol == "leave_site_out" and external is None:
+        return Roles(tuple(institutions), ())
+    if not development:
+        raise InputError(
+            "Name the institutions to train on: cohort.development=[a,b]. "
+            f"There are {', '.join(institutions)}."
+        )
+    if external is None:
+        external = [name for name in institutions if name not in development]
+    both = sorted(set(development) & set(external))
+    if both:
+        raise InputError(
+            f"{', '.join(both)}: an institution can't be both cohort.development and "
+            "cohort.external. Take it out of one."
+        )
+    return Roles(tuple(development), tuple(external))
+
+
+def _manifests(config: DictConfig, workers: int) -> tuple[Path, dict[str, pd.DataFrame]]:
+    cohort = config.cohort
+    root = Path(cohort.root)
+    if cohort.source == "public":
+        sources = OmegaConf.to_container(cohort.sources)
+        tables = public.manifests(sources, root)
+        return root, {
+            name: check_manifest(t, str(root / name), NEEDS) for name, t in tables.items()
+        }
+    if cohort.source == "simulated":
+        settings = simulated_institutions(config)
+        # Settings that differ are another cohort, in a folder of its own.
+        key = hashlib.sha256(repr((cohort.seed, sorted(settings.items()))).encode()).hexdigest()
+        root = root / key[:12]
+        simulate_cohort(settings, root, seed=cohort.seed, workers=workers)
+        say(f"cohort: simulated, in {root}")
+    return root, {name: read_manifest(p, NEEDS) for name, p in find_manifests(root).items()}
+
+
+def simulated_institutions(config: DictConfig) -> dict[str, dict[str, object]]:
+    """Each simulated institution's settings, common ones filled in."""
+    cohort = OmegaConf.to_container(config.cohort)
+    assert isinstance(cohort, Mapping)
+    return with_common(cohort["every_institution"], cohort["institutions"])
+
+
+def _site(config: DictConfig, name: str, manifest: pd.DataFrame, root: Path, workers: int) -> Site:
+    if config.cohort.on_error not in ("fail", "skip"):
+        raise InputError(f"cohort.on_error={config.cohort.on_error}: it is fail or skip.")
+    target = target_of(manifest, config.target, **config.lvsd)
+    store = pack(
+        manifest,
+        root,
+        Path(config.cache) / "store",
+        limits=RecordingLimits(**config.ecg.limits),
+        workers=workers,
+        on_error=config.cohort.on_error,
+    )
+    rows = store.rows_of(manifest["exam_id"])
+    exams = manifest.assign(
+        target=target,
+        split=assign_splits(manifest["patient_id"], config.splits, config.seed),
+        row=rows,
+    )[rows >= 0]
+    exams = exams.assign(waveform=store.index["waveform"].to_numpy()[exams["row"]])
+    flow = {
+        "in manifest": len(manifest),
+        "left out": len(store.skipped),
+        "packed": len(exams),
+        "patients": exams["patient_id"].nunique(),
+        "with target": int(exams["target"].notna().sum()),
+        "positive": int(exams["target"].sum()),
+    }
+    if len(store.skipped):
+        say(
+            f"{name}: {len(store.skipped)} of {len(manifest)} recordings left out:\n"
+            + listing([f"{r.exam_id}: {r.reason}" for r in store.skipped.itertuples()])
+        )
+    return Site(name, exams, store, flow)

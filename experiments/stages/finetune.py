@@ -1,0 +1,186 @@
+"""Supervised training on the development institutions' labelled exams, from an encoder or scratch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from omegaconf import DictConfig
+
+from datamodules.errors import InputError
+from datamodules.splits import check_balance
+from datamodules.transforms import ECGPreprocessing
+from experiments.console import StageBar, is_first_process, say
+from experiments.evaluation.threshold import youden_threshold
+from experiments.stages.cohort import Site
+from experiments.stages.evaluate import predict
+from experiments.stages.folder import StageFolder, file_digest
+from experiments.stages.training import (
+    RESUME_POINT,
+    data_module,
+    plain,
+    resume_point,
+    stage_run,
+    trainer,
+    what_matters,
+)
+from experiments.tracking import Tracking
+from lightning_modules.lvsd import LVSDClassifier
+
+MONITORED = "val/auroc"
+
+
+def finetune(
+    config: DictConfig,
+    name: str,
+    model: Mapping[str, Any],
+    development: Sequence[Site],
+    preprocessing: ECGPreprocessing,
+    pretrained: Path | None,
+    tracking: Tracking,
+    parent: str | None,
+) -> Path:
+    """Train the study's model `name`, or reuse the same trained before; returns the checkpoint.
+
+    The checkpoint is of the epoch with the best validation AUROC, and holds network,
+    preprocessing and the operating threshold chosen on validation exams.
+    """
+    network, settings = model["network"], {**plain(config.finetune), **model["finetune"]}
+    folder = StageFolder(
+        Path(config.cache) / "stages",
+        "finetune",
+        {
+            "network": network,
+            "finetune": settings,
+            "patch_samples": config.ecg.patch_samples,
+            "preprocessing": preprocessing.as_dict(),
+            "pretrained": file_digest(pretrained) if pretrained else None,
+            "trainer": what_matters(config),
+            "seed": config.seed,
+            "data": [site.digest for site in development],
+        },
+    )
+    checkpoint = folder.path / "model.ckpt"
+    if (record := folder.record) is not None:
+        say(f"{name}: reused from run {record['run']} ({_outcome(record)})")
+        tracking.tags(parent, {f"reused.{name}": str(record["run"])})
+        return checkpoint
+
+    L.seed_everything(config.seed, verbose=False)
+    data = data_module(
+        config,
+        development,
+        [],
+        preprocessing=preprocessing,
+        batch_size=settings["batch_size"],
+        labelled=True,
+        augmentation=settings["augmentation"],
+    )
+    check_balance(
+        data.exams, data.exams["target"].rename(config.target), both_classes_in=("train", "val")
+    )
+    sites = ", ".join(site.name for site in development)
+    origin = "from mae" if pretrained else "from scratch"
+    with stage_run(
+        tracking,
+        folder,
+        f"finetune {network['name']} {origin} · {name}",
+        parent=parent,
+        tags={"stage": "finetune", "model": name, "development": sites},
+        params={"network": network, **settings},
+    ) as run:
+        best = ModelCheckpoint(
+            dirpath=folder.path,
+            filename="best",
+            monitor=MONITORED,
+            mode="max",
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+        fit = trainer(
+            config,
+            folder.path,
+            [
+                StageBar(name, {MONITORED: "validation AUROC"}),
+                best,
+                EarlyStopping(MONITORED, mode="max", patience=settings["patience"]),
+                resume_point(folder.path),
+            ],
+            logger=tracking.logger(run),
+            max_epochs=settings["max_epochs"],
+            gradient_clip_val=settings["gradient_clip"],
+        )
+        module = _classifier(config, network, settings, data.train_targets, preprocessing, fit)
+        if pretrained:
+            weights = torch.load(pretrained, map_location="cpu", weights_only=True)["state_dict"]
+            try:
+                module.load_encoder(weights)
+            except ValueError as error:
+                raise InputError(
+                    f"{name}: {error}. Pretrain the network it is to start from."
+                ) from None
+        cut = folder.path / RESUME_POINT
+        fit.fit(module, data, ckpt_path=cut if cut.exists() else None, weights_only=True)
+
+        chosen = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(chosen["state_dict"])
+        predictions = predict(fit, module, data)
+        validation = predictions[predictions["split"] == "val"]
+        threshold = youden_threshold(validation["target"], validation["probability"])
+        module.set_threshold(threshold)
+        fit.save_checkpoint(checkpoint, weights_only=True)
+        if is_first_process():
+            record = {
+                "run": run,
+                "uri": tracking.uri,
+                "labels": len(data.train_targets),
+                "val_auroc": float(best.best_model_score or np.nan),
+                "threshold": threshold,
+            }
+            say(f"{name}: trained on {record['labels']} labelled ECGs, {_outcome(record)}")
+            tracking.metrics(run, {"val/auroc_best": record["val_auroc"], "threshold": threshold})
+            tracking.file(run, checkpoint, "checkpoint")
+            for used in (cut, Path(best.best_model_path)):
+                used.unlink(missing_ok=True)
+            folder.finish(record)
+        fit.strategy.barrier()
+    return checkpoint
+
+
+def _classifier(
+    config: DictConfig,
+    network: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    targets: np.ndarray,
+    preprocessing: ECGPreprocessing,
+    fit: L.Trainer,
+) -> LVSDClassifier:
+    own = dict(network["settings"])
+    if network["architecture"] == "vit":
+        own |= {"pooling": settings["pooling"], "drop_path": network["drop_path"]}
+    positives = targets.sum()
+    return LVSDClassifier(
+        architecture=network["architecture"],
+        settings=own,
+        leads=12,
+        samples=preprocessing.samples,
+        patch_samples=config.ecg.patch_samples,
+        frozen_encoder=settings["frozen_encoder"],
+        layer_decay=network["layer_decay"],
+        weight_decay=settings["weight_decay"],
+        positive_weight=float((len(targets) - positives) / positives)
+        if settings["balance_classes"]
+        else 1.0,
+        base_learning_rate=settings["base_learning_rate"],
+        effective_batch=settings["batch_size"] * fit.world_size,
+        betas=settings["betas"],
+        warmup_fraction=settings["warmup_fraction"],
+        preprocessing=preprocessing.as_dict(),
+    )
+
+
+def _outcome(record: Mapping[str, Any]) -> str:
+    return f"validation AUROC {record['val_auroc']:.3f}, threshold {record['threshold']:.3f}"

@@ -1,0 +1,205 @@
+"""Masked-autoencoder pretraining on the development institutions' ECGs, labelled or not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+
+from datamodules.institution import millivolts
+from datamodules.multisite import MultiSiteDataModule
+from datamodules.transforms import ECGPreprocessing
+from experiments.console import StageBar, is_first_process, say
+from experiments.figures.ecg_paper import reconstruction_figure
+from experiments.stages.cohort import Site
+from experiments.stages.folder import StageFolder
+from experiments.stages.training import (
+    RESUME_POINT,
+    data_module,
+    plain,
+    resume_point,
+    stage_run,
+    trainer,
+    what_matters,
+)
+from experiments.tracking import Tracking
+from lightning_modules.mae import MaskedAutoencoder
+
+
+def fit_preprocessing(
+    config: DictConfig, development: Sequence[Site]
+) -> tuple[ECGPreprocessing, torch.Tensor]:
+    """The ECG's preprocessing, fitted on development training exams, and their lead covariance."""
+    ecg = plain(config.ecg)
+    unfitted = ECGPreprocessing(
+        **{key: ecg[key] for key in ECGPreprocessing.__dataclass_fields__ if key in ecg}
+    )
+    data = data_module(
+        config, development, [], preprocessing=unfitted, batch_size=64, labelled=False
+    )
+    return data.fit_statistics(config.ecg.statistics_exams)
+
+
+def pretrain(
+    config: DictConfig,
+    development: Sequence[Site],
+    preprocessing: ECGPreprocessing,
+    lead_covariance: torch.Tensor,
+    tracking: Tracking,
+    parent: str | None,
+) -> Path:
+    """Pretrain, or reuse a finished pretraining of the same; returns the checkpoint.
+
+    A cut pretraining goes on from its last validation. One that ends on its plateau says so.
+    """
+    settings = plain(config.pretrain)
+    folder = StageFolder(
+        Path(config.cache) / "stages",
+        "pretrain",
+        {
+            "pretrain": settings,
+            "network": plain(config.network),
+            "ecg": plain(config.ecg),
+            "preprocessing": preprocessing.as_dict(),
+            "trainer": what_matters(config),
+            "seed": config.seed,
+            "data": [site.digest for site in development],
+        },
+    )
+    checkpoint = folder.path / "model.ckpt"
+    sites = ", ".join(site.name for site in development)
+    if (record := folder.record) is not None:
+        say(f"pretrain: reused from run {record['run']} ({_pair(record)})")
+        tracking.tags(parent, {"reused.pretrain": str(record["run"])})
+        _warn_of_plateau(record, settings)
+        return checkpoint
+
+    L.seed_everything(config.seed, verbose=False)
+    data = data_module(
+        config,
+        development,
+        [],
+        preprocessing=preprocessing,
+        batch_size=settings["batch_size"],
+        labelled=False,
+        augmentation=settings["augmentation"],
+    )
+    with stage_run(
+        tracking,
+        folder,
+        f"pretrain {config.network.name} · {sites}",
+        parent=parent,
+        tags={"stage": "pretrain", "development": sites},
+        params={"network": config.network.name, **settings},
+    ) as run:
+        bar = StageBar(
+            f"pretrain {config.network.name}", {"val/explained_variance": "explained variance"}
+        )
+        fit = trainer(
+            config,
+            folder.path,
+            [
+                bar,
+                resume_point(folder.path, settings["validate_every_steps"]),
+                ReconstructionFigure(data, tracking, run),
+            ],
+            logger=tracking.logger(run),
+            max_epochs=settings["max_epochs"],
+            max_steps=settings["max_steps"],
+            gradient_clip_val=settings["gradient_clip"],
+            val_check_interval=settings["validate_every_steps"],
+            check_val_every_n_epoch=None,
+        )
+        module = MaskedAutoencoder(
+            leads=12,
+            samples=preprocessing.samples,
+            patch_samples=config.ecg.patch_samples,
+            encoder=plain(config.network.settings),
+            decoder=settings["decoder"],
+            mask_ratio=settings["mask_ratio"],
+            masking=settings["masking"],
+            normalise_targets=settings["normalise_targets"],
+            base_learning_rate=settings["base_learning_rate"],
+            effective_batch=settings["batch_size"] * fit.world_size,
+            betas=settings["betas"],
+            weight_decay=settings["weight_decay"],
+            warmup_fraction=settings["warmup_fraction"],
+            seed=config.seed,
+            lead_covariance=lead_covariance.tolist(),
+            preprocessing=preprocessing.as_dict(),
+        )
+        cut = folder.path / RESUME_POINT
+        fit.fit(module, data, ckpt_path=cut if cut.exists() else None, weights_only=True)
+        (final,) = fit.validate(module, data, verbose=False)
+        fit.save_checkpoint(checkpoint, weights_only=True)
+        if is_first_process():
+            record = {
+                "run": run,
+                "uri": tracking.uri,
+                "explained_variance": final["val/explained_variance"],
+                "least_squares": final["val/explained_variance_least_squares"],
+            }
+            say(f"pretrain: done, {_pair(record)}")
+            tracking.tags(run, {"plateau": str(_warn_of_plateau(record, settings)).lower()})
+            tracking.file(run, checkpoint, "checkpoint")
+            cut.unlink(missing_ok=True)
+            folder.finish(record)
+        fit.strategy.barrier()
+    return checkpoint
+
+
+class ReconstructionFigure(L.Callback):
+    """Logs original, masked and reconstructed ECG of one validation exam at every validation."""
+
+    def __init__(self, data: MultiSiteDataModule, tracking: Tracking, run: str | None) -> None:
+        self.data, self.tracking, self.run = data, tracking, run
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.run is None:
+            return
+        assert isinstance(pl_module, MaskedAutoencoder)
+        preprocessing = self.data.preprocessing
+        exam = int(self.data.chosen("val")[0])
+        ((rate, (_, samples, units, baseline)),) = self.data.dataset[exam]["signals"].items()
+        recorded = preprocessing.filter_and_resample(millivolts(samples, units, baseline), rate)
+        ecg = preprocessing.normalise(recorded).to(pl_module.device)
+        with trainer.precision_plugin.forward_context():
+            visible, reconstruction = pl_module.reconstruct(ecg)
+        restored = preprocessing.to_millivolts(reconstruction.float().cpu(), recorded)
+        figure = reconstruction_figure(
+            recorded[0].numpy(),
+            visible[0].cpu().numpy(),
+            restored[0].numpy(),
+            preprocessing.sampling_rate_hz,
+            title=f"step {trainer.global_step}",
+        )
+        self.tracking.figure(self.run, figure, f"reconstruction/step-{trainer.global_step:07d}.png")
+
+
+def _pair(record: dict[str, float]) -> str:
+    return (
+        f"explained variance {record['explained_variance']:.3f}, "
+        f"least squares from the visible leads {record['least_squares']:.3f}"
+    )
+
+
+def _warn_of_plateau(record: dict[str, float], settings: dict[str, float]) -> bool:
+    """Whether the pretraining ended on its plateau; says so where nobody can miss it."""
+    plateau = record["explained_variance"] < settings["plateau_explained_variance"]
+    if plateau:
+        say(
+            f"{'!' * 79}\n"
+            f"!! PRETRAINING ENDED ON ITS PLATEAU: it explains "
+            f"{record['explained_variance']:.1%} of the masked samples' variance.\n"
+            "!! It has learned next to nothing, and models started from it gain nothing.\n"
+            "!! Train longer (pretrain.max_steps, pretrain.max_epochs), with smaller batches and\n"
+            "!! so more steps, a higher pretrain.base_learning_rate, or pretrain.masking=random.\n"
+            f"{'!' * 79}"
+        )
+    elif record["explained_variance"] < record["least_squares"]:
+        say(
+            "pretrain: it has not learned more than lead algebra yet (least squares explains "
+            "more); longer pretraining may pay."
+        )
+    return plateau

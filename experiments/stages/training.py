@@ -1,0 +1,132 @@
+"""What pretraining and fine-tuning share: the Trainer, the DataModule, and resuming."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+
+from datamodules.institution import InstitutionDataModule, Loading
+from datamodules.multisite import MultiSiteDataModule
+from datamodules.transforms import ECGAugmentation, ECGPreprocessing
+from experiments.stages.cohort import Site
+from experiments.stages.folder import StageFolder
+from experiments.tracking import Tracking
+
+RESUME_POINT = "last.ckpt"
+
+
+def plain(config: Any) -> Any:
+    """Plain dicts, lists and values: what checkpoints and digests hold."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def data_module(
+    config: DictConfig,
+    development: Sequence[Site],
+    external: Sequence[Site],
+    *,
+    preprocessing: ECGPreprocessing,
+    batch_size: int,
+    labelled: bool,
+    augmentation: Mapping[str, Any] | None = None,
+) -> MultiSiteDataModule:
+    """The cohort as batches."""
+
+    def institution(site: Site) -> InstitutionDataModule:
+        return InstitutionDataModule(
+            site.name,
+            site.exams,
+            site.store,
+            preprocessing=preprocessing,
+            augmentation=ECGAugmentation(**augmentation) if augmentation else None,
+            loading=Loading(batch_size, config.trainer.loading_workers, config.seed),
+            labelled=labelled,
+        )
+
+    return MultiSiteDataModule(
+        development=[institution(site) for site in development],
+        external=[institution(site) for site in external],
+    )
+
+
+def trainer(
+    config: DictConfig, folder: Path, callbacks: Sequence[Callback], **settings: Any
+) -> L.Trainer:
+    """Lightning's Trainer with the person's settings and ours for a stage."""
+    chosen = dict(plain(config.trainer))
+    chosen.pop("loading_workers")
+    made = L.Trainer(
+        **chosen,
+        **settings,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        use_distributed_sampler=False,  # the DataModule's samplers know their rank
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_autolog_hparams=False,
+    )
+    torch.set_float32_matmul_precision("high")
+    local = max(1, made.num_devices)
+    if made.strategy.root_device.type == "cpu" and local > 1:
+        # Processes that each take every core run many times slower than one.
+        torch.set_num_threads(max(1, (os.cpu_count() or local) // local))
+    return made
+
+
+def resume_point(folder: Path, every_n_train_steps: int | None = None) -> ModelCheckpoint:
+    """Keeps the newest state, whatever its metrics: where a cut run goes on."""
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename=RESUME_POINT.removesuffix(".ckpt"),
+        save_top_k=1,
+        monitor=None,
+        every_n_train_steps=every_n_train_steps,
+        every_n_epochs=None if every_n_train_steps else 1,
+        enable_version_counter=False,
+    )
+
+
+def what_matters(config: DictConfig) -> dict[str, Any]:
+    """The Trainer's settings that change a result, for a stage's key."""
+    return {key: plain(config.trainer)[key] for key in ("devices", "num_nodes", "precision")}
+
+
+@contextmanager
+def stage_run(
+    tracking: Tracking,
+    folder: StageFolder,
+    name: str,
+    *,
+    parent: str | None,
+    tags: Mapping[str, str],
+    params: Mapping[str, Any],
+) -> Iterator[str | None]:
+    """A stage's MLflow run; a stage that was cut goes on in the run it began."""
+    begun = folder.read("run.json")
+    resume = begun.get("run") if begun.get("uri") == tracking.uri else None
+    if resume is not None and tracking.enabled and not tracking.exists(resume):
+        resume = None
+    with tracking.run(name, parent=parent, tags=tags, resume=resume) as run:
+        if run is not None:
+            folder.write("run.json", {"run": run, "uri": tracking.uri})
+            if resume is None:
+                tracking.params(run, flat(params))
+        yield run
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, as MLflow shows parameters."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result

@@ -1,0 +1,211 @@
+"""The only file that talks to MLflow, beside Lightning's own logger."""
+
+import logging
+import os
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch.loggers import MLFlowLogger
+from matplotlib.figure import Figure
+
+from datamodules.errors import InputError
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.data.pandas_dataset import from_pandas  # noqa: E402
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
+    logging.getLogger(noisy).setLevel(logging.ERROR)
+# A hint for people who serve models with MLflow; the tables here are cohorts.
+warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
+
+SQLITE = "sqlite:///"
+
+
+class Tracking:
+    """The runs of one launch in one MLflow experiment.
+
+    `uri` is a server, or a SQLite file beside which artefacts go to the folder `artifacts`.
+    Where `enabled` is false (every process but the first) nothing is created or sent, and run ids
+    are None. Raises InputError where the server does not answer or the file can't be used.
+    """
+
+    def __init__(self, uri: str, artifacts: str, experiment: str, *, enabled: bool) -> None:
+        self.uri, self.experiment, self.enabled = uri, experiment, enabled
+        if not enabled:
+            return
+        location = None
+        if uri.startswith(SQLITE):
+            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            location = Path(artifacts).resolve().as_uri()
+        elif uri.startswith(("http://", "https://")):
+            _check_answers(uri)
+        else:
+            raise InputError(
+                f"tracking.uri={uri}: give a server's http(s):// address or sqlite:///FILE"
+            )
+        try:
+            self.client = MlflowClient(uri)
+            found = self.client.get_experiment_by_name(experiment)
+            self.experiment_id = (
+                found.experiment_id
+                if found
+                else self.client.create_experiment(experiment, artifact_location=location)
+            )
+        except (MlflowException, OSError) as error:
+            raise InputError(f"tracking.uri={uri} can't be used: {error}") from None
+
+    @contextmanager
+    def run(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        resume: str | None = None,
+    ) -> Iterator[str | None]:
+        """A run that ends as FINISHED, FAILED or KILLED, whatever happens; `resume` reopens one."""
+        if not self.enabled:
+            yield None
+            return
+        if resume is not None:
+            run_id = resume
+            self.client.update_run(run_id, status="RUNNING")
+        else:
+            nested = {} if parent is None else {"mlflow.parentRunId": parent}
+            run = self.client.create_run(
+                self.experiment_id, run_name=name, tags={**nested, **(tags or {})}
+            )
+            run_id = run.info.run_id
+        try:
+            yield run_id
+        except KeyboardInterrupt:
+            self._end(run_id, "KILLED")
+            raise
+        except BaseException:
+            self._end(run_id, "FAILED")
+            raise
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def _end(self, run_id: str, status: str) -> None:
+        try:
+            self.client.set_terminated(run_id, status)
+        except Exception as error:  # the failure being reported matters more than its mark
+            logging.getLogger(__name__).warning(
+                "run %s was not marked %s: %s", run_id, status, error
+            )
+
+    def exists(self, run_id: str) -> bool:
+        """Whether the server still has the run."""
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
+
+    def metrics(self, run_id: str | None, values: Mapping[str, float]) -> None:
+        """Final values of metrics; those that are None or nan are not estimable and left out."""
+        kept = {k: float(v) for k, v in values.items() if v is not None and v == v}
+        if run_id is not None and kept:
+            now = pd.Timestamp.now("UTC").value // 10**6
+            self.client.log_batch(run_id, metrics=[Metric(k, v, now, 0) for k, v in kept.items()])
+
+    def params(self, run_id: str | None, values: Mapping[str, Any]) -> None:
+        """Settings that a person compares runs by."""
+        if run_id is not None:
+            self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in values.items()])
+
+    def tags(self, run_id: str | None, values: Mapping[str, str]) -> None:
+        """Facts about a run; `mlflow.note.content` is the text that the UI shows first."""
+        if run_id is not None:
+            self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in values.items()])
+
+    def figure(self, run_id: str | None, figure: Figure, path: str) -> None:
+        """A matplotlib figure as an image artefact."""
+        if run_id is not None:
+            self.client.log_figure(run_id, figure, path)
+
+    def text(self, run_id: str | None, text: str, path: str) -> None:
+        """A text artefact."""
+        if run_id is not None:
+            self.client.log_text(run_id, text, path)
+
+    def table(self, run_id: str | None, table: pd.DataFrame, path: str) -> None:
+        """A table artefact, Parquet or CSV by the ending of `path`."""
+        if run_id is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / Path(path).name
+            if file.suffix == ".parquet":
+                table.to_parquet(file, index=False)
+            else:
+                table.to_csv(file, index=False)
+            self.file(run_id, file, str(Path(path).parent))
+
+    def file(self, run_id: str | None, file: Path, folder: str = "") -> None:
+        """A file artefact, in `folder` of the run."""
+        if run_id is not None:
+            self.client.log_artifact(run_id, str(file), "" if folder == "." else folder)
+
+    def dataset(
+        self, run_id: str | None, table: pd.DataFrame, *, name: str, digest: str, context: str
+    ) -> None:
+        """A cohort table as an MLflow dataset: its schema, size and digest, not its rows."""
+        if run_id is not None:
+            dataset = from_pandas(table, name=name, digest=digest)
+            tag = InputTag("mlflow.data.context", context)
+            entity = DatasetInput(dataset._to_mlflow_entity(), [tag])
+            self.client.log_inputs(run_id, datasets=[entity])
+
+    def logger(self, run_id: str | None) -> MLFlowLogger | bool:
+        """Lightning's logger on a run of this launch."""
+        if run_id is None:
+            return False
+        return MLFlowLogger(self.experiment, tracking_uri=self.uri, run_id=run_id)
+
+    @property
+    def ui_command(self) -> str:
+        """What a person types to browse the runs."""
+        if self.uri.startswith(SQLITE):
+            return f"mlflow ui --backend-store-uri {self.uri}"
+        return f"open {self.uri} in a browser"
+
+
+def git_commit() -> str:
+    """The commit that runs, with `-modified` where the working tree differs; "unknown" without."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-modified" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _check_answers(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
+            return
+    except urllib.error.HTTPError:
+        return  # a proxy may hide /health; that something answers is what counts here
+    except OSError as error:
+        raise InputError(
+            f"tracking.uri={uri}: no server answers there ({error}). Start it, correct the "
+            "address, or leave tracking.uri out to track to a local file. Nothing was started."
+        ) from None

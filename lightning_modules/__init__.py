@@ -1,0 +1,1 @@
+"""What learns: LightningModules over plain networks; no files, no configuration."""

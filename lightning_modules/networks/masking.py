@@ -1,0 +1,60 @@
+"""Which patches of an ECG a masked autoencoder sees."""
+
+import torch
+from torch import Tensor
+
+STRATEGIES = ("random", "time", "lead", "mixed")
+
+
+def sample_visible(
+    batch: int,
+    leads: int,
+    columns: int,
+    mask_ratio: float,
+    strategy: str,
+    *,
+    device: torch.device | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw the visible patches of each ECG: sorted indices (batch, visible) into leads * columns.
+
+    Patch `lead * columns + column` is one lead's stretch of time. Every ECG keeps the same number
+    of patches, round((1 - mask_ratio) * leads * columns), whatever the strategy:
+
+    - "random": any patches (the paper's).
+    - "time": all leads of an instant are hidden together, so nothing can be copied across leads.
+    - "lead": whole leads are hidden.
+    - "mixed": each ECG draws one of the three.
+
+    Where whole instants or leads do not add up to the number, one of them is hidden in part.
+
+    Raises ValueError for an unknown strategy or a ratio that leaves nothing visible or masked.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"masking strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
+    visible = round((1 - mask_ratio) * leads * columns)
+    if not 0 < visible < leads * columns:
+        raise ValueError(
+            f"mask ratio {mask_ratio} leaves {visible} of {leads * columns} patches visible"
+        )
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, device=device, generator=generator)
+
+    # Patches are ranked by a random key and the lowest stay visible; a key shared along an axis
+    # makes that axis hidden as a whole, and a small patch key breaks its ties.
+    patch_key = draw(batch, leads, columns)
+    time_key = draw(batch, 1, columns) + 1e-3 * patch_key
+    lead_key = draw(batch, leads, 1) + 1e-3 * patch_key
+    if strategy == "mixed":
+        choice = torch.randint(3, (batch, 1, 1), device=device, generator=generator)
+        key = torch.where(choice == 0, patch_key, torch.where(choice == 1, time_key, lead_key))
+    else:
+        key = {"random": patch_key, "time": time_key, "lead": lead_key}[strategy]
+    return key.flatten(1).argsort(1)[:, :visible].sort(1).values
+
+
+def mask_of(visible: Tensor, patches: int) -> Tensor:
+    """Bool (batch, patches), True where a patch is masked, from visible indices (batch, visible)."""
+    mask = torch.ones(visible.shape[0], patches, dtype=torch.bool, device=visible.device)
+    return mask.scatter(1, visible, False)

@@ -1,0 +1,91 @@
+"""The predictions table: what is accepted, and what is said about what is not."""
+
+import pandas as pd
+import pytest
+
+from datamodules.errors import InputError
+from experiments.evaluation.predictions import COLUMNS, check_predictions, read_predictions
+
+
+def table(**changes):
+    columns = {
+        "model": ["cnn"] * 3,
+        "institution": ["a", "a", "b"],
+        "split": ["val", "test", "external"],
+        "patient_id": ["001", "002", "003"],
+        "exam_id": ["1", "2", "1"],
+        "target": [0, 1, 1],
+        "logit": [-1.0, 0.0, 2.0],
+        "probability": [0.27, 0.5, 0.88],
+    }
+    return pd.DataFrame(columns | changes)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_written_table_is_read_back(tmp_path, suffix):
+    path = tmp_path / f"p.{suffix}"
+    shuffled = table()[list(COLUMNS[::-1])].assign(note="ignored")
+    shuffled.to_csv(path, index=False) if suffix == "csv" else shuffled.to_parquet(path)
+    read = read_predictions(path)
+    assert tuple(read.columns) == COLUMNS
+    assert list(read["patient_id"]) == ["001", "002", "003"]
+    assert list(read["target"]) == [0, 1, 1]
+    assert read["target"].dtype == "int64"
+    assert read["logit"].dtype == read["probability"].dtype == "float64"
+
+
+def test_numbers_and_truths_of_other_types_are_taken():
+    checked = check_predictions(
+        table(target=[False, True, True], exam_id=[7, 8, 9], logit=["-1", "0", "2"]), "ours"
+    )
+    assert list(checked["target"]) == [0, 1, 1]
+    assert list(checked["exam_id"]) == ["7", "8", "9"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"probability": [0.1, 1.2, 0.3]}, "row 2, probability: '1.2'"),
+        ({"probability": [0.1, 0.2, None]}, "row 3, probability: empty"),
+        ({"probability": ["high", 0.2, 0.3]}, "row 1, probability: 'high'"),
+        ({"logit": [0.1, None, 0.3]}, "row 2, logit: empty"),
+        ({"target": [0, 1, 2]}, "row 3, target: '2'"),
+        ({"target": [0, 1, None]}, "row 3, target: empty"),
+        ({"split": ["val", "train", "external"]}, "row 2, split: 'train'"),
+        ({"patient_id": ["1", None, "3"]}, "row 2, patient_id: empty"),
+        ({"model": ["cnn", " ", "cnn"]}, "row 2, model"),
+        ({"exam_id": ["1", "1", "1"]}, "row 2, exam_id: '1' of a is there more than once"),
+        ({"institution": ["a", "a", "all-external"]}, "row 3, institution: 'all-external'"),
+    ],
+)
+def test_a_bad_row_is_named(changes, said):
+    with pytest.raises(InputError) as caught:
+        check_predictions(table(**changes), "theirs")
+    assert str(caught.value).startswith("theirs: 1 unusable value")
+    assert said in str(caught.value)
+
+
+def test_all_bad_rows_are_listed_by_line_of_the_file(tmp_path):
+    path = tmp_path / "theirs.csv"
+    many = pd.concat([table(exam_id=[f"{i}x", f"{i}y", f"{i}z"]) for i in range(10)])
+    many.assign(probability=-0.5, logit="").to_csv(path, index=False)
+    with pytest.raises(InputError) as caught:
+        read_predictions(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: 60 unusable value(s)")
+    assert "line 2, logit: empty" in message
+    assert "line 2, probability: '-0.5'" in message
+    assert "and 40 more" in message
+
+
+def test_what_is_no_table_is_said(tmp_path):
+    with pytest.raises(InputError, match="lacks logit, probability"):
+        check_predictions(table().drop(columns=["logit", "probability"]), "theirs")
+    with pytest.raises(InputError, match="no rows"):
+        check_predictions(table().iloc[:0], "theirs")
+    with pytest.raises(InputError, match="no such file"):
+        read_predictions(tmp_path / "absent.csv")
+    for name in ("torn.parquet", "empty.csv", "table.xlsx"):
+        (tmp_path / name).write_bytes(b"" if name == "empty.csv" else b"PAR1 nothing")
+        with pytest.raises(InputError, match=name):
+            read_predictions(tmp_path / name)

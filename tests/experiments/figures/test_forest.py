@@ -1,0 +1,100 @@
+"""Forest plot: every estimate where it belongs, and every number in words."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from experiments.figures.forest import forest_figure
+
+SUMMARY = pd.DataFrame(
+    [
+        ("mae", "home", "development", 80, 20, 0.95, 0.91, 0.99),
+        ("mae", "north", "external", 400, 61, 0.912, 0.880, 0.944),
+        ("mae", "east", "external", 40, 0, np.nan, np.nan, np.nan),
+        ("mae", "all-external", "pooled", 440, 61, 0.90, 0.87, 0.93),
+        ("cnn", "home", "development", 80, 20, 0.85, 0.78, 0.92),
+        ("cnn", "north", "external", 400, 61, 0.80, 0.72, 0.88),
+        ("cnn", "east", "external", 40, 0, np.nan, np.nan, np.nan),
+        ("cnn", "all-external", "pooled", 440, 61, 0.79, 0.74, 0.84),
+    ],
+    columns=["model", "institution", "role", "n", "positives", "auroc", "auroc_low", "auroc_high"],
+)
+
+
+def drawn(axes, gid):
+    return [line for line in axes.get_lines() if line.get_gid() == gid]
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(match=lambda a: hasattr(a, "get_text"))]
+
+
+@pytest.fixture(scope="module")
+def figure():
+    return forest_figure(SUMMARY, confidence=0.95, title="LVSD", ceiling={"north": 0.97})
+
+
+def test_points_and_intervals_are_the_summarys(figure):
+    (axes,) = figure.axes
+    estimable = SUMMARY.dropna(subset=["auroc"])
+    points = sorted(float(line.get_xdata()[0]) for line in drawn(axes, "estimate"))
+    assert points == sorted(estimable["auroc"])
+    intervals = sorted(tuple(line.get_xdata()) for line in drawn(axes, "interval"))
+    assert intervals == sorted(zip(estimable["auroc_low"], estimable["auroc_high"], strict=True))
+    low, high = axes.get_xlim()
+    assert low <= 0.72
+    assert high >= 0.99
+
+
+def test_number_and_point_stand_on_one_line(figure):
+    (axes,) = figure.axes
+    heights = {line.get_xdata()[0]: line.get_ydata()[0] for line in drawn(axes, "estimate")}
+    text = next(text for text in axes.texts if text.get_text() == "0.912 (0.880-0.944)")
+    assert text.get_position()[1] == heights[0.912]
+    assert len(set(heights.values())) == len(heights)
+
+
+def test_pooled_rows_come_last_and_development_first(figure):
+    (axes,) = figure.axes
+    height = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert height["home"] < height["External validation"] < height["north"] < height["east"]
+    assert height["east"] < height["All external exams together"] < height["all-external"]
+
+
+def test_words_and_ceiling(figure):
+    words = texts(figure)
+    assert words.count("not estimable") == 2
+    assert {"61 / 400", "0 / 40", "mae", "cnn", "AUROC (95 % interval)"} <= set(words)
+    (tick,) = drawn(figure.axes[0], "ceiling")
+    assert list(tick.get_xdata()) == [0.97, 0.97]
+    assert any("best possible" in word for word in words)
+    plain = forest_figure(SUMMARY, confidence=0.95, title="LVSD")
+    assert not any("best possible" in word for word in texts(plain))
+
+
+def test_models_differ_by_marker_too(figure):
+    assert len({line.get_marker() for line in drawn(figure.axes[0], "estimate")}) == 2
+
+
+@pytest.mark.parametrize("name", ["a", "a hospital with quite a long name of its own"])
+def test_nothing_leaves_the_page_or_overlaps(name):
+    figure = forest_figure(
+        SUMMARY.replace({"institution": {"north": name}}), confidence=0.95, title="LVSD"
+    )
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    page = figure.bbox
+    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    for box in boxes:
+        assert page.x0 <= box.x0
+        assert box.x1 <= page.x1
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+
+
+def test_nothing_estimable_is_still_a_figure():
+    only = SUMMARY[SUMMARY["institution"] == "east"]
+    figure = forest_figure(only, confidence=0.95, title="LVSD")
+    assert texts(figure).count("not estimable") == 2
+    assert not drawn(figure.axes[0], "estimate")

@@ -1,0 +1,66 @@
+"""ROC curves against scikit-learn's."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import auc, roc_auc_score
+
+from experiments.figures.roc import roc_figure
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    generator = np.random.default_rng(0)
+    parts = []
+    for model in ("mae", "cnn"):
+        for institution, split in (
+            ("home", "test"), ("a", "external"), ("b", "external"), ("c", "external"),
+            ("d", "external"),
+        ):  # fmt: skip
+            target = np.arange(50) % 4 == 0 if institution != "b" else np.zeros(50, dtype=bool)
+            part = {"probability": generator.beta(2 + target, 3), "target": target.astype(int)}
+            ids = {"patient_id": np.arange(50).astype(str), "exam_id": np.arange(50).astype(str)}
+            parts.append(
+                pd.DataFrame(
+                    {"model": model, "institution": institution, "split": split} | ids | part
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_a_panel_an_external_institution_with_all_models(predictions):
+    figure = roc_figure(predictions, "LVSD")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b", "c", "d"]
+    for axes in figure.axes:
+        institution = axes.get_title(loc="left")
+        curves = {line.get_gid(): line for line in axes.get_lines() if line.get_gid()}
+        if institution == "b":
+            assert not curves
+            assert legend(axes) == ["mae  not estimable", "cnn  not estimable"]
+            continue
+        for number, model in enumerate(("mae", "cnn")):
+            exams = predictions[
+                (predictions["model"] == model) & (predictions["institution"] == institution)
+            ]
+            expected = roc_auc_score(exams["target"], exams["probability"])
+            assert auc(*curves[f"roc-{model}"].get_data()) == pytest.approx(expected)
+            assert legend(axes)[number] == f"{model}  {expected:.3f}"
+        assert len({str(line.get_linestyle()) for line in curves.values()}) == 2
+
+
+def test_panels_are_square_and_apart(predictions):
+    figure = roc_figure(predictions, "LVSD")
+    width, height = figure.get_size_inches()
+    boxes = [axes.get_position() for axes in figure.axes]
+    for number, box in enumerate(boxes):
+        assert box.width * width == pytest.approx(box.height * height)
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+
+
+def test_without_external_institutions_the_internal_test_is_shown(predictions):
+    figure = roc_figure(predictions[predictions["split"] == "test"], "LVSD")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["home (internal test)"]

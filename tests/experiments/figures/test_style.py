@@ -1,0 +1,41 @@
+"""The shared look."""
+
+from itertools import pairwise
+
+import matplotlib
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.font_manager import findfont
+
+from experiments.figures import style
+
+
+def test_models_keep_their_look_and_differ_without_colour():
+    looks = style.model_styles(["mae", "cnn", "mae", "vit"])
+    assert list(looks) == ["mae", "cnn", "vit"]
+    assert len({look.marker for look in looks.values()}) == 3
+    assert len({look.line for look in looks.values()}) == 3
+    greys = sorted(
+        0.299 * r + 0.587 * g + 0.114 * b for r, g, b in (to_rgb(x.colour) for x in looks.values())
+    )
+    assert min(b - a for a, b in pairwise(greys)) > 0.05
+    assert len(style.model_styles(str(number) for number in range(20))) == 20
+
+
+def test_nothing_global_changes():
+    before = dict(matplotlib.rcParams)
+    with style.look():
+        assert matplotlib.rcParams["font.size"] == style.STYLE["font.size"]
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_font_comes_with_matplotlib():
+    path = findfont(style.STYLE["font.family"], fallback_to_default=False)
+    assert path.startswith(matplotlib.get_data_path())
+
+
+def test_millimetres():
+    figure = style.new_figure(254, 127)
+    assert tuple(figure.get_size_inches()) == (10, 5)
+    box = style.axes_mm(figure, 25.4, 12.7, 127, 63.5).get_position()
+    assert box.bounds == pytest.approx((0.1, 0.1, 0.5, 0.5))

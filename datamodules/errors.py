@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class InputError(Exception):
-    """A person's mistake: the message says where, what, and the remedy, and is all they are shown."""
+    """A person's mistake: the message says where, what and the remedy, and is all they see."""
 
 
 def listing(problems: Sequence[str], limit: int = 20) -> str:

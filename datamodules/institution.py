@@ -19,7 +19,7 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class Loading:
-    """How batches are read: exams a batch and process, reading processes, and the shuffle's seed."""
+    """How batches are read: exams a batch and process, reading processes, the shuffle's seed."""
 
     batch_size: int
     workers: int
@@ -39,13 +39,10 @@ class ExamDataset(Dataset[Batch]):
     ) -> None:
         self.stores, self.seconds = stores, seconds
         self.institution, self.row, self.target = institution, row, target
-        self.rate = np.array(
-            [
-                stores[i].index["sampling_rate_hz"].to_numpy()[r]
-                for i, r in zip(institution, row, strict=True)
-            ],
-            dtype=np.int64,
-        )
+        self.rate = np.empty(len(row), dtype=np.int64)
+        for i, store in enumerate(stores):
+            mine = institution == i
+            self.rate[mine] = store.index["sampling_rate_hz"].to_numpy()[row[mine]]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -113,10 +110,9 @@ class Chosen(Sampler[int]):
 class ExamDataModule(L.LightningDataModule):
     """Loaders over one table of exams.
 
-    `exams` (one row an exam; its position is batch["exam"]): institution, role ("development" or
-    "external"), split ("train", "val", "test"; "external" for an external institution's), patient_id,
-    exam_id, row (in the institution's store), target (1, 0, or NaN where unknown).
-    With `labelled`, only exams with a target are drawn. After transfer to the device a batch holds
+    `exams` (one row an exam; its position is batch["exam"]): institution, split ("train", "val",
+    "test"; "external" for an external institution's), patient_id, exam_id, row (in the
+    institution's store), target (1, 0, or NaN where unknown). With `labelled`, only exams with a target are drawn. After transfer to the device a batch holds
     "ecg" (B, 12, samples) in place of "signals".
     """
 
@@ -242,7 +238,7 @@ class InstitutionDataModule(ExamDataModule):
 
     def __init__(self, name: str, exams: pd.DataFrame, store: Store, **settings: Any) -> None:
         super().__init__(exams, {name: store}, **settings)
-        self.name, self.store = name, store
+        self.institution, self.store = name, store
 
 
 def millivolts(samples: Tensor, units_per_mv: Tensor, baseline: Tensor) -> Tensor:

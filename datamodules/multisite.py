@@ -27,7 +27,9 @@ class MultiSiteDataModule(ExamDataModule):
         for site in sites:
             for name, value in settings.items():
                 if getattr(site, name) != value:
-                    raise ValueError(f"{site.name} and {sites[0].name} differ in {name}")
+                    raise ValueError(
+                        f"{site.institution} and {sites[0].institution} differ in {name}"
+                    )
         exams = pd.concat(
             [
                 *(site.exams.assign(role="development") for site in development),
@@ -35,4 +37,5 @@ class MultiSiteDataModule(ExamDataModule):
             ]
         )
         check_leakage(exams)
-        super().__init__(exams, {site.name: site.store for site in sites}, **settings)
+        stores = {site.institution: site.store for site in sites}
+        super().__init__(exams, stores, **settings)

@@ -77,6 +77,11 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
+def plain(config: Any) -> Any:
+    """Plain dicts, lists and values: what checkpoints and digests hold."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
 def help_text() -> str:
     """What `--help` prints: the studies and groups are read from configs/."""
     studies = [

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from datamodules.parallel import progress_bar
 
+
 def is_first_process() -> bool:
     """Whether this is the process that talks, tracks and writes."""
     return getattr(rank_zero_only, "rank", 0) == 0
@@ -28,9 +29,7 @@ class StageBar(L.Callback):
 
     def _open(self, total: float) -> None:
         if is_first_process():
-            self.bar = progress_bar(
-                None if total == float("inf") else int(total), self.description
-            )
+            self.bar = progress_bar(None if total == float("inf") else int(total), self.description)
 
     def _close(self) -> None:
         if self.bar is not None:

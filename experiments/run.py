@@ -9,6 +9,10 @@ from collections.abc import Sequence
 # the processes that simulate and pack, which import this file again, start quickly.
 from datamodules.errors import InputError
 
+# Threads that spin while they wait for one another made training on two shared cores four times
+# slower; OpenMP reads this when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 DONE, FAILED, MISTAKE = 0, 1, 2
 
 

@@ -7,13 +7,14 @@ from omegaconf import DictConfig
 
 from datamodules.errors import InputError
 from datamodules.simulation import ceiling
-from datamodules.splits import Fold, leave_site_out as folds_of
+from datamodules.splits import Fold
+from datamodules.splits import leave_site_out as folds_of
+from experiments.config import plain
 from experiments.stages.cohort import Roles, Site, prepare, roles_of, simulated_institutions
 from experiments.stages.evaluate import evaluate
 from experiments.stages.finetune import finetune
 from experiments.stages.pretrain import fit_preprocessing, pretrain
 from experiments.stages.report import report
-from experiments.stages.training import plain
 from experiments.tracking import Tracking
 
 

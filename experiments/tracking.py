@@ -20,10 +20,10 @@ from datamodules.errors import InputError
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.data.pandas_dataset import from_pandas  # noqa: E402
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
 for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
     logging.getLogger(noisy).setLevel(logging.ERROR)

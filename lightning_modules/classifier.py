@@ -1,7 +1,7 @@
 """What every classifier here shares: one logit an exam, trained on development institutions."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -18,8 +18,8 @@ class Classifier(L.LightningModule):
     """Binary cross-entropy, validation AUROC over whole epochs, and an operating threshold.
 
     A subclass saves its hyper-parameters, builds `self.network`, says what a batch's logits are in
-    `forward`, and gives the optimiser's parameter groups. Batches hold "target" (B,) in {0, 1} and "exam" (B,), an exam's
-    number in the DataModule's table.
+    `forward`, and gives the optimiser's parameter groups. Batches hold "target" (B,) in {0, 1} and
+    "exam" (B,), an exam's number in the DataModule's table.
 
     `positive_weight` weighs the loss of positive exams against imbalance; the log of it is taken
     off the logit, so that probabilities stay those of the development prevalence.
@@ -28,6 +28,7 @@ class Classifier(L.LightningModule):
 
     network: nn.Module
     threshold: Tensor
+    positive_weight: Tensor
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class Classifier(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # A distributed sampler repeats exams to fill its last batch: each counts once.
-        gathered = self.all_gather(torch.cat(self._validated)).view(-1, 3)
+        gathered = cast(Tensor, self.all_gather(torch.cat(self._validated))).view(-1, 3)
         gathered = gathered[gathered[:, 0].argsort()]
         once = torch.ones(len(gathered), dtype=torch.bool, device=self.device)
         once[1:] = gathered[1:, 0] != gathered[:-1, 0]

@@ -1,7 +1,7 @@
 """Masked-autoencoder pretraining, and the pair of numbers that tells what it has learned."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -127,7 +127,8 @@ class MaskedAutoencoder(L.LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        exams, loss, error, least_squares, variance = self.all_gather(self._sums).view(-1, 5).sum(0)
+        gathered = cast(Tensor, self.all_gather(self._sums))
+        exams, loss, error, least_squares, variance = gathered.view(-1, 5).sum(0)
         self.log_dict(
             {
                 "val/loss": loss / exams,
@@ -139,7 +140,7 @@ class MaskedAutoencoder(L.LightningModule):
 
     @torch.no_grad()
     def reconstruct(self, ecg: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, leads, samples) -> what was visible (bool) and the reconstruction, both that shape."""
+        """(B, leads, samples) -> what was visible (bool), and the reconstruction; same shape."""
         generator = torch.Generator(self.device).manual_seed(self.hparams["seed"])
         visible = self.visible_patches(len(ecg), generator)
         hidden = mask_of(visible, self.network.patches)[..., None]

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# As experiments/run.py sets it, before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

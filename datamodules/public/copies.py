@@ -19,7 +19,7 @@ def join_copies(exams: pd.DataFrame, root: Path) -> pd.Series:
     joined: dict[str, str] = {}
 
     def person(patient: str) -> str:
-        if patient in joined:
+        while patient in joined:
             patient = joined[patient]
         return patient
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from scipy.special import logsumexp
 
 from datamodules.simulation import patients
-from datamodules.simulation.institutions import Institution, read_institutions
+from datamodules.simulation.institutions import Institution, generator, read_institutions
 from datamodules.simulation.patients import Array
 
 
@@ -42,12 +41,7 @@ def ceiling(
         InputError: settings that cannot be used.
     """
     return {
-        name: _auroc(
-            institution,
-            np.random.default_rng((seed, crc32(name.encode()))),
-            lvef_below_percent,
-            exams,
-        )
+        name: _auroc(institution, generator(seed, name), lvef_below_percent, exams)
         for name, institution in read_institutions(institutions).items()
     }
 

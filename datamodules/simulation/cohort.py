@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from datamodules.errors import InputError
 from datamodules.parallel import parallel_map
 from datamodules.simulation.ecg import draw_anatomy, simulate_ecg
-from datamodules.simulation.institutions import Institution, read_institutions
+from datamodules.simulation.institutions import Institution, generator, read_institutions
 from datamodules.simulation.patients import Exam, draw_patient
 
 _GENERATOR = 1  # to be raised when the same settings and seed give other files
@@ -110,7 +109,11 @@ def _is_there(root: Path, name: str, stamp: dict[str, Any]) -> bool:
             f"remove {manifest} and {folder} yourself."
         )
     if not manifest.exists():
-        (folder / "manifest.csv").rename(manifest)  # interrupted between the two renames
+        if not (folder / "manifest.csv").exists():
+            raise InputError(
+                f"{folder}: its manifest {manifest} is gone. Put it back, or remove the folder."
+            )
+        _show(root, name)  # interrupted just before
     return True
 
 
@@ -134,7 +137,7 @@ def _partial_folder(root: Path, name: str, stamp: dict[str, Any]) -> Path:
 
 def _chunks(name: str, settings: Institution, seed: int, folder: Path) -> Iterator[_Chunk]:
     # One number a patient, from one stream: more exams only read further in it.
-    uniform = np.random.default_rng((seed, crc32(name.encode()))).random(settings.exams)
+    uniform = generator(seed, name).random(settings.exams)
     share = uniform / max(settings.repeat_fraction, 1e-12)
     drawn = np.where(share < 1, 2 + (3 * share).astype(int), 1)
     before = np.concatenate([[0], np.cumsum(drawn)])
@@ -166,16 +169,14 @@ def _simulate_chunk(chunk: _Chunk) -> None:
     films: list[tuple[Any, ...]] = []
     for offset, (written, drawn) in enumerate(zip(chunk.exams, chunk.drawn, strict=True)):
         index = chunk.first_patient + offset
-        key = (chunk.seed, crc32(name.encode()), index)
-        rng = np.random.default_rng(key)
+        rng = generator(chunk.seed, name, index + 1)
         patient = f"{name}-p{index:06d}"
         exams = draw_patient(rng, settings, drawn)[:written]
         anatomy = draw_anatomy(rng)
         for number, exam in enumerate(exams, start=1):
             exam_id = f"{patient}-e{number}"
-            digital = simulate_ecg(
-                np.random.default_rng((*key, number)), exam.latents, anatomy, exam.male, settings
-            )
+            of_ecg = generator(chunk.seed, name, index + 1, number)
+            digital = simulate_ecg(of_ecg, exam.latents, anatomy, exam.male, settings)
             _write_record(chunk.folder / within / exam_id, digital, exam, settings)
             manifest.append(
                 {
@@ -243,6 +244,10 @@ def _publish(root: Path, name: str) -> None:
             for part in sorted((folder / "rows").glob(f"*.{table}.csv")):
                 with part.open() as rows:
                     shutil.copyfileobj(rows, whole)
-    shutil.rmtree(folder / "rows")
     folder.rename(root / name)
+    _show(root, name)
+
+
+def _show(root: Path, name: str) -> None:
+    shutil.rmtree(root / name / "rows", ignore_errors=True)
     (root / name / "manifest.csv").rename(root / f"{name}.csv")

@@ -33,14 +33,13 @@ _DOWER = np.array(
 # I, II, V1-V6 from the potentials of RA, LA, LL and the six chest electrodes; V1-V6 against
 # Wilson's central terminal.
 _FROM_ELECTRODES = np.zeros((8, 9))
-_FROM_ELECTRODES[0, [0, 1]] = -1, 1
-_FROM_ELECTRODES[1, [0, 2]] = -1, 1
+_FROM_ELECTRODES[:2, :3] = np.array([[-1, 1, 0], [-1, 0, 1]])
 _FROM_ELECTRODES[2:, :3] = -1 / 3
 _FROM_ELECTRODES[2:, 3:] = np.eye(6)
 
 # The twelve leads, in standard order, from I, II, V1-V6 (Einthoven, Goldberger).
 _TWELVE = np.zeros((12, 8))
-_TWELVE[:6, :2] = [[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]]
+_TWELVE[:6, :2] = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
 _TWELVE[6:, 2:] = np.eye(6)
 
 # One beat: centre and width (standard deviation) in ms from the R peak, dipole in mV at x, y, z.

@@ -6,6 +6,9 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from math import isfinite
 from typing import Any
+from zlib import crc32
+
+import numpy as np
 
 from datamodules.errors import InputError, listing
 
@@ -95,6 +98,16 @@ def read_institutions(institutions: Mapping[str, Mapping[str, Any]]) -> dict[str
             "configs/cohort/simulated.yaml shows every key with a usable value."
         )
     return {name: _institution(settings) for name, settings in institutions.items()}
+
+
+def generator(seed: int, name: str, *numbers: int) -> np.random.Generator:
+    """Random numbers that depend on the seed, the institution's name and `numbers` alone.
+
+    Trailing zeros in `numbers` are as good as absent: numpy pads a seed with zeros.
+    """
+    if seed < 0:
+        raise InputError(f"seed = {seed} is below 0; give 0 or more.")
+    return np.random.default_rng((seed, crc32(name.encode()), *numbers))
 
 
 def _institution(settings: Mapping[str, Any]) -> Institution:

@@ -38,7 +38,7 @@ def ecg_figure(ecg_mv: NDArray, sampling_rate_hz: float, title: str) -> Figure:
     ecg_mv = _checked(ecg_mv)
     seconds = ecg_mv.shape[1] / sampling_rate_hz
     with style.look():
-        figure, (sheet,) = _sheets([""], seconds, title)
+        figure, (sheet,) = _sheets([title], seconds, "")
         _draw_traces(sheet, _about(ecg_mv, ecg_mv), sampling_rate_hz, "ecg", _TRACE, 0.8)
     return figure
 

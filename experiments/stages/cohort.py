@@ -3,21 +3,22 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from datamodules import public
 from datamodules.errors import InputError, listing
-from datamodules.manifest import check_manifest, find_manifests, read_manifest, target_of
+from datamodules.manifest import find_manifests, read_manifest, target_of
 from datamodules.recordings import RecordingLimits
 from datamodules.simulation import simulate_cohort, with_common
 from datamodules.splits import assign_splits
 from datamodules.store import Store, pack
+from experiments.config import plain
 from experiments.console import say
 
 # Only a recording's signal is asked of every manifest; a target names its own column.
@@ -58,7 +59,7 @@ def prepare(config: DictConfig) -> dict[str, Site]:
 
     Raises InputError for whatever a person has to mend.
     """
-    cohort, cache = config.cohort, Path(config.cache)
+    cache = Path(config.cache)
     workers = config.workers or os.cpu_count() or 1
     cache.mkdir(parents=True, exist_ok=True)
     # Other processes of the same launch wait here, and then find everything done.
@@ -108,11 +109,7 @@ def _manifests(config: DictConfig, workers: int) -> tuple[Path, dict[str, pd.Dat
     cohort = config.cohort
     root = Path(cohort.root)
     if cohort.source == "public":
-        sources = OmegaConf.to_container(cohort.sources)
-        tables = public.manifests(sources, root)
-        return root, {
-            name: check_manifest(t, str(root / name), NEEDS) for name, t in tables.items()
-        }
+        return root, public.manifests(plain(cohort.sources), root)
     if cohort.source == "simulated":
         settings = simulated_institutions(config)
         # Settings that differ are another cohort, in a folder of its own.
@@ -125,8 +122,7 @@ def _manifests(config: DictConfig, workers: int) -> tuple[Path, dict[str, pd.Dat
 
 def simulated_institutions(config: DictConfig) -> dict[str, dict[str, object]]:
     """Each simulated institution's settings, common ones filled in."""
-    cohort = OmegaConf.to_container(config.cohort)
-    assert isinstance(cohort, Mapping)
+    cohort = plain(config.cohort)
     return with_common(cohort["every_institution"], cohort["institutions"])
 
 

@@ -64,7 +64,7 @@ def evaluate(
 
 def predict(predictor: L.Trainer, module: L.LightningModule, data: ExamDataModule) -> pd.DataFrame:
     """Every exam of `data.predict_dataloader()` once, whatever the number of processes."""
-    batches = predictor.predict(module, data) or []
+    batches: list[dict[str, torch.Tensor]] = predictor.predict(module, data) or []  # type: ignore[assignment]
     mine = {
         key: torch.cat([batch[key].cpu() for batch in batches]).numpy() if batches else np.empty(0)
         for key in ("exam", "logit")

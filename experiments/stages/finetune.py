@@ -1,4 +1,4 @@
-"""Supervised training on the development institutions' labelled exams, from an encoder or scratch."""
+"""Supervised training on the development institutions' labelled exams."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from datamodules.errors import InputError
 from datamodules.splits import check_balance
 from datamodules.transforms import ECGPreprocessing
+from experiments.config import plain
 from experiments.console import StageBar, is_first_process, say
 from experiments.evaluation.threshold import youden_threshold
 from experiments.stages.cohort import Site
@@ -21,7 +22,6 @@ from experiments.stages.folder import StageFolder, file_digest
 from experiments.stages.training import (
     RESUME_POINT,
     data_module,
-    plain,
     resume_point,
     stage_run,
     trainer,

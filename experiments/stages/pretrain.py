@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from datamodules.institution import millivolts
 from datamodules.multisite import MultiSiteDataModule
 from datamodules.transforms import ECGPreprocessing
+from experiments.config import plain
 from experiments.console import StageBar, is_first_process, say
 from experiments.figures.ecg_paper import reconstruction_figure
 from experiments.stages.cohort import Site
@@ -17,7 +18,6 @@ from experiments.stages.folder import StageFolder
 from experiments.stages.training import (
     RESUME_POINT,
     data_module,
-    plain,
     resume_point,
     stage_run,
     trainer,

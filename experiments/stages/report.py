@@ -45,7 +45,13 @@ def report(
     tracking.table(run, predictions, "predictions.parquet")
     tracking.text(run, json.dumps(summary_json(summary), indent=2), "summary.json")
     tracking.table(run, table, "results.csv")
-    tracking.figure(run, forest_figure(summary, ceiling=ceiling, title=title), "figures/forest.png")
+    tracking.figure(
+        run,
+        forest_figure(
+            summary, confidence=config.statistics.confidence, title=title, ceiling=ceiling
+        ),
+        "figures/forest.png",
+    )
     if (predictions["split"] == "external").any():
         tracking.figure(run, roc_figure(predictions, title=title), "figures/roc.png")
     flow = pd.DataFrame([{"institution": name, **site.flow} for name, site in sites.items()])

@@ -9,21 +9,17 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from datamodules.institution import InstitutionDataModule, Loading
 from datamodules.multisite import MultiSiteDataModule
 from datamodules.transforms import ECGAugmentation, ECGPreprocessing
+from experiments.config import plain
 from experiments.stages.cohort import Site
 from experiments.stages.folder import StageFolder
 from experiments.tracking import Tracking
 
 RESUME_POINT = "last.ckpt"
-
-
-def plain(config: Any) -> Any:
-    """Plain dicts, lists and values: what checkpoints and digests hold."""
-    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
 def data_module(

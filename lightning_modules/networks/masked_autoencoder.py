@@ -1,5 +1,7 @@
 """Masked autoencoder for 12-lead ECGs (He et al. 2022; Sawano et al. 2024, Fig 2)."""
 
+from typing import Any
+
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class MaskedAutoencoderNetwork(nn.Module):
         leads: int,
         samples: int,
         patch_samples: int,
-        encoder: dict[str, int],
+        encoder: dict[str, Any],
         decoder: dict[str, int],
         normalise_targets: bool,
     ) -> None:
@@ -60,6 +62,7 @@ class MaskedAutoencoderNetwork(nn.Module):
         vit = self.encoder
         tokens = vit.patch_embed(ecg) + vit.pos_embed  # (B, N, width)
         tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[2]))
+        assert vit.cls_token is not None
         tokens = torch.cat([vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         return vit.norm(vit.blocks(tokens))
 

@@ -41,11 +41,11 @@ def sample_visible(
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, device=device, generator=generator)
 
-    # Patches are ranked by a random key and the lowest stay visible; a key shared along an axis
-    # makes that axis hidden as a whole, and a small patch key breaks its ties.
+    # Patches are ranked by a key and the lowest stay visible. A rank shared along an axis comes
+    # before the patch's own key in [0, 1), so that an axis is hidden as a whole.
     patch_key = draw(batch, leads, columns)
-    time_key = draw(batch, 1, columns) + 1e-3 * patch_key
-    lead_key = draw(batch, leads, 1) + 1e-3 * patch_key
+    time_key = patch_key + draw(batch, 1, columns).argsort(2).argsort(2)
+    lead_key = patch_key + draw(batch, leads, 1).argsort(1).argsort(1)
     if strategy == "mixed":
         choice = torch.randint(3, (batch, 1, 1), device=device, generator=generator)
         key = torch.where(choice == 0, patch_key, torch.where(choice == 1, time_key, lead_key))
@@ -55,6 +55,6 @@ def sample_visible(
 
 
 def mask_of(visible: Tensor, patches: int) -> Tensor:
-    """Bool (batch, patches), True where a patch is masked, from visible indices (batch, visible)."""
+    """Bool (batch, patches), True where masked, from visible indices (batch, visible)."""
     mask = torch.ones(visible.shape[0], patches, dtype=torch.bool, device=visible.device)
     return mask.scatter(1, visible, False)

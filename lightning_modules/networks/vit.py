@@ -21,10 +21,11 @@ class LeadPatchEmbed(nn.Module):
         in_chans: int,
         embed_dim: int,
         bias: bool = True,
-        **_: object,
+        **unused: object,
     ) -> None:
         super().__init__()
-        (leads, samples), (_, self.patch_samples) = img_size, patch_size
+        (leads, samples), (_, patch_samples) = img_size, patch_size
+        self.patch_samples = patch_samples
         self.img_size, self.patch_size = img_size, patch_size
         self.grid_size = (leads, samples // self.patch_samples)
         self.num_patches = leads * (samples // self.patch_samples)
@@ -105,6 +106,5 @@ def vision_transformer(
         weight_init="jax",
         embed_layer=LeadPatchEmbed,
     )
-    with torch.no_grad():
-        network.pos_embed.copy_(position_embedding(leads, samples // patch_samples, width))
+    network.pos_embed = nn.Parameter(position_embedding(leads, samples // patch_samples, width))
     return network

@@ -1,0 +1,64 @@
+import json
+
+import pytest
+
+from datamodules.errors import InputError
+from datamodules.simulation import simulate_cohort, with_common
+from datamodules.simulation.institutions import read_institutions
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("exams", -5, "exams = -5"),
+        ("exams", 10.5, "not a whole number"),
+        ("lvsd_prevalence", 1.4, "lvsd_prevalence = 1.4"),
+        ("lvsd_prevalence", float("nan"), "lvsd_prevalence = nan"),
+        ("echo_fraction", "most", "not a number"),
+        ("sampling_rate_hz", 257.5, "not a whole number"),
+        ("sampling_rate_hz", True, "not a number"),
+        ("low_pass_hz", 130, "not below half of sampling_rate_hz"),
+        ("units_per_mv", 0, "units_per_mv = 0"),
+        ("leads", ["I", "II"], "each of the twelve leads once"),
+        ("leads", "standard", "not a list"),
+        ("sampling_rate", 500, "did you mean sampling_rate_hz?"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_institution(institutions, key, value, said):
+    institutions["brindlefen"][key] = value
+    with pytest.raises(InputError) as caught:
+        read_institutions(institutions)
+    assert "brindlefen." in str(caught.value)
+    assert said in str(caught.value)
+    assert "quillhaven" not in str(caught.value)
+
+
+def test_a_missing_setting_and_a_bad_name_are_told_together(institutions):
+    del institutions["brindlefen"]["mains_hz"]
+    institutions["St. Elsewhere"] = institutions["quillhaven"]
+    with pytest.raises(InputError, match=r"(?s)brindlefen.mains_hz is missing.*St. Elsewhere"):
+        read_institutions(institutions)
+
+
+def test_no_institution_is_refused():
+    with pytest.raises(InputError, match="at least one"):
+        read_institutions({})
+
+
+def test_an_institutions_own_setting_goes_before_the_common_one():
+    merged = with_common({"exams": 1, "baseline": 2}, {"a": {"exams": 3}, "b": {}})
+    assert merged == {"a": {"exams": 3, "baseline": 2}, "b": {"exams": 1, "baseline": 2}}
+
+
+def test_seed_below_zero_is_refused(small, tmp_path):
+    with pytest.raises(InputError, match="seed = -1"):
+        simulate_cohort(small, tmp_path, seed=-1, workers=1)
+
+
+def test_the_default_institutions_differ_in_their_devices_and_patients(institutions):
+    checked = read_institutions(institutions)
+    assert len(checked) == 7
+    for key in ("lvsd_prevalence", "sampling_rate_hz", "units_per_mv", "leads", "baseline"):
+        assert len({getattr(settings, key) for settings in checked.values()}) >= 3, key
+    assert {settings.mains_hz for settings in checked.values()} == {50, 60}
+    assert json.dumps(institutions)  # plain values

@@ -112,8 +112,9 @@ class ExamDataModule(L.LightningDataModule):
 
     `exams` (one row an exam; its position is batch["exam"]): institution, split ("train", "val",
     "test"; "external" for an external institution's), patient_id, exam_id, row (in the
-    institution's store), target (1, 0, or NaN where unknown). With `labelled`, only exams with a target are drawn. After transfer to the device a batch holds
-    "ecg" (B, 12, samples) in place of "signals".
+    institution's store), target (1, 0, or NaN where unknown). With `labelled`, only exams with a
+    target are drawn. After transfer to the device a batch holds "ecg" (B, 12, samples) in place of
+    "signals".
     """
 
     def __init__(
@@ -217,7 +218,11 @@ class ExamDataModule(L.LightningDataModule):
         return Chosen(
             exams,
             DistributedSampler(
-                range(len(exams)), world, rank, shuffle=shuffle, seed=self.loading.seed
+                range(len(exams)),  # type: ignore[arg-type]
+                world,
+                rank,
+                shuffle=shuffle,
+                seed=self.loading.seed,
             ),
         )
 
@@ -227,7 +232,7 @@ class ExamDataModule(L.LightningDataModule):
             batch_size=self.loading.batch_size,
             sampler=sampler,
             num_workers=self.loading.workers,
-            collate_fn=_as_read,
+            collate_fn=_as_read,  # type: ignore[arg-type]
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.loading.workers > 0,
         )

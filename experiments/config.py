@@ -145,9 +145,9 @@ def _nearest(key: str, default: DictConfig, groups: set[str]) -> str:
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
     for key, value in config.items_ex(resolve=False):
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key!s}"
         if isinstance(value, DictConfig):
-            yield from _keys(value, f"{prefix}{key}.")
+            yield from _keys(value, f"{prefix}{key!s}.")
 
 
 def _check_kinds(choices: Sequence[str], config: DictConfig, parsed: Sequence[Any]) -> None:

@@ -33,7 +33,9 @@ def adamw_warmup_cosine(
     """
     rate = base_learning_rate * effective_batch / 256
     optimiser = torch.optim.AdamW(
-        [{**group, "lr": rate * group.get("lr_scale", 1.0)} for group in groups], betas=betas
+        [{**group, "lr": rate * group.get("lr_scale", 1.0)} for group in groups],
+        betas=betas,
+        fused=True,
     )
     total = int(module.trainer.estimated_stepping_batches)
     warmup = max(1, round(warmup_fraction * total))

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,12 +64,12 @@ def prepare(config: DictConfig) -> dict[str, Site]:
     cache.mkdir(parents=True, exist_ok=True)
     # Other processes of the same launch wait here, and then find everything done.
     with FileLock(cache / "cohort.lock"):
-        root, manifests = _manifests(config, workers)
-        wanted = roles_of(config, list(manifests))
-        sites = {}
-        for name in [*wanted.development, *wanted.external]:
-            sites[name] = _site(config, name, manifests[name], root, workers)
-    return sites
+        root, tables = _tables(config, workers)
+        wanted = roles_of(config, list(tables))
+        return {
+            name: _site(config, name, tables[name], root, workers)
+            for name in [*wanted.development, *wanted.external]
+        }
 
 
 def roles_of(config: DictConfig, institutions: Sequence[str]) -> Roles:
@@ -105,7 +105,10 @@ def roles_of(config: DictConfig, institutions: Sequence[str]) -> Roles:
     return Roles(tuple(development), tuple(external))
 
 
-def _manifests(config: DictConfig, workers: int) -> tuple[Path, dict[str, pd.DataFrame]]:
+def _tables(
+    config: DictConfig, workers: int
+) -> tuple[Path, Mapping[str, Path] | Mapping[str, pd.DataFrame]]:
+    """The cohort's folder, and each institution's manifest: its file, or a table made of one."""
     cohort = config.cohort
     root = Path(cohort.root)
     if cohort.source == "public":
@@ -117,7 +120,7 @@ def _manifests(config: DictConfig, workers: int) -> tuple[Path, dict[str, pd.Dat
         root = root / key[:12]
         simulate_cohort(settings, root, seed=cohort.seed, workers=workers)
         say(f"cohort: simulated, in {root}")
-    return root, {name: read_manifest(p, NEEDS) for name, p in find_manifests(root).items()}
+    return root, find_manifests(root)
 
 
 def simulated_institutions(config: DictConfig) -> dict[str, dict[str, object]]:
@@ -126,7 +129,10 @@ def simulated_institutions(config: DictConfig) -> dict[str, dict[str, object]]:
     return with_common(cohort["every_institution"], cohort["institutions"])
 
 
-def _site(config: DictConfig, name: str, manifest: pd.DataFrame, root: Path, workers: int) -> Site:
+def _site(
+    config: DictConfig, name: str, table: Path | pd.DataFrame, root: Path, workers: int
+) -> Site:
+    manifest = read_manifest(table, NEEDS) if isinstance(table, Path) else table
     if config.cohort.on_error not in ("fail", "skip"):
         raise InputError(f"cohort.on_error={config.cohort.on_error}: it is fail or skip.")
     target = target_of(manifest, config.target, **config.lvsd)

@@ -62,7 +62,7 @@ def report(
         aurocs = dict(zip(rows["institution"], rows["auroc"], strict=True))
         tracking.metrics(run, {f"test/auroc/{name}/{model}": v for name, v in aurocs.items()})
         with tracking.run(
-            f"test {model}", parent=run, tags={"stage": "test", "model": model}
+            f"test {model}", parent=run, tags={"stage": "test", "model": str(model)}
         ) as of:
             for column, metric in METRICS.items():
                 values = zip(rows["institution"], rows[column], strict=True)

@@ -1,0 +1,173 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import wfdb
+
+from datamodules.errors import InputError
+from datamodules.institution import InstitutionDataModule, Loading, millivolts
+from datamodules.multisite import MultiSiteDataModule
+from datamodules.recordings import LEADS, RecordingLimits
+from datamodules.splits import assign_splits
+from datamodules.store import pack
+from datamodules.transforms import ECGAugmentation, ECGPreprocessing
+
+LIMITS = RecordingLimits(10, 60, 100, 4000)
+RAW = ECGPreprocessing(100, 10, None, None, 2, "none")
+
+
+def site(
+    root: Path, name: str, exams: int, rates: tuple[int, ...] = (500,), **settings: Any
+) -> Any:
+    """An institution of random-walk ECGs in WFDB files; every second exam is labelled."""
+    rng = np.random.default_rng(len(name) + exams)
+    folder = root / name
+    folder.mkdir(parents=True)
+    rows = []
+    for i in range(exams):
+        rate = rates[i % len(rates)]
+        ecg = np.cumsum(rng.normal(size=(10 * rate, 12)), axis=0) / rate**0.5 / 3
+        wfdb.wrsamp(
+            f"{name}{i}",
+            fs=rate,
+            units=["mV"] * 12,
+            sig_name=list(LEADS),
+            p_signal=ecg,
+            fmt=["16"] * 12,
+            adc_gain=[1000.0] * 12,
+            baseline=[0] * 12,
+            write_dir=str(folder),
+        )
+        rows.append(
+            {
+                "institution": name,
+                "patient_id": f"{name}-p{i // 2}",
+                "exam_id": f"{name}{i}",
+                "ecg_path": f"{name}/{name}{i}",
+                "target": float(i % 4 == 0) if i % 2 == 0 else np.nan,
+            }
+        )
+    table = pd.DataFrame(rows)
+    store = pack(table, root, root / "store", limits=LIMITS, workers=1, on_error="fail")
+    table = table.assign(
+        split=assign_splits(table["patient_id"], {"train": 0.5, "val": 0.25, "test": 0.25}, 0),
+        row=store.rows_of(table["exam_id"]),
+        waveform=store.index["waveform"].to_numpy(),
+    )
+    given = {
+        "preprocessing": RAW,
+        "augmentation": None,
+        "loading": Loading(batch_size=4, workers=0, seed=0),
+        "labelled": True,
+    }
+    return InstitutionDataModule(name, table, store, **{**given, **settings})
+
+
+def run(loader: Any, data: Any) -> list[dict[str, Any]]:
+    return [data.on_after_batch_transfer(batch, 0) for batch in loader]
+
+
+def test_a_batch_of_several_rates_is_each_exams_own_ecg(tmp_path: Path) -> None:
+    data = site(tmp_path, "mixed", 12, rates=(250, 500, 1000), labelled=False)
+    batch = data.on_after_batch_transfer(data.dataset.__getitems__([0, 5, 7, 11]), 0)
+    assert batch["ecg"].shape == (4, 12, 1000)
+    assert set(batch) == {"ecg", "target", "exam", "institution"}
+    for place, exam in enumerate([0, 5, 7, 11]):
+        record = wfdb.rdrecord(str(tmp_path / "mixed" / f"mixed{exam}"))
+        alone = RAW(torch.tensor(record.p_signal.T[None], dtype=torch.float32), record.fs)
+        torch.testing.assert_close(batch["ecg"][place], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_training_sees_labelled_training_exams_only(tmp_path: Path) -> None:
+    data = site(tmp_path, "alpha", 40)
+    seen = torch.cat([batch["exam"] for batch in run(data.train_dataloader(), data)])
+    table = data.exams.iloc[seen.unique().numpy()]
+    assert set(table["split"]) == {"train"}
+    assert table["target"].notna().all()
+    assert len(table) == ((data.exams["split"] == "train") & data.exams["target"].notna()).sum()
+    unlabelled = site(tmp_path / "b", "alpha", 40, labelled=False)
+    assert len(unlabelled.chosen("train")) == (unlabelled.exams["split"] == "train").sum()
+
+
+def test_predictions_draw_every_other_labelled_exam_once_over_all_processes(tmp_path: Path) -> None:
+    data = site(tmp_path, "alpha", 40)
+    wanted = data.chosen("val", "test")
+    drawn = []
+    for rank in range(3):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=3, training=False)
+        drawn += torch.cat([b["exam"] for b in run(data.predict_dataloader(), data)]).tolist()
+    assert sorted(drawn) == wanted.tolist()
+
+
+def test_each_epoch_has_its_own_order_and_each_seed(tmp_path: Path) -> None:
+    data = site(tmp_path, "alpha", 40, labelled=False)
+    loader = data.train_dataloader()
+    orders = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        orders.append(torch.cat([batch["exam"] for batch in loader]).tolist())
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_worker_processes_read_the_same(tmp_path: Path) -> None:
+    data = site(tmp_path, "alpha", 16, labelled=False)
+    here = run(data.val_dataloader(), data)
+    data.loading = Loading(batch_size=4, workers=1, seed=0)
+    there = run(data.val_dataloader(), data)
+    for a, b in zip(here, there, strict=True):
+        torch.testing.assert_close(a["ecg"], b["ecg"], rtol=0, atol=0)
+
+
+def test_augmentation_is_for_training_only(tmp_path: Path) -> None:
+    noise = ECGAugmentation(False, 0.0, 1.0, 0.0)
+    data = site(tmp_path, "alpha", 8, labelled=False, augmentation=noise)
+    read = data.dataset.__getitems__
+    data.trainer = SimpleNamespace(training=False)
+    plain = data.on_after_batch_transfer(read([0, 1]), 0)["ecg"]
+    data.trainer = SimpleNamespace(training=True)
+    noisy = data.on_after_batch_transfer(read([0, 1]), 0)["ecg"]
+    assert (noisy - plain).std() == pytest.approx(1, abs=0.05)
+
+
+def test_statistics_are_those_of_the_training_exams(tmp_path: Path) -> None:
+    unfitted = ECGPreprocessing(100, 10, 0.5, 40, 2, "development")
+    data = site(tmp_path, "alpha", 24, labelled=False, preprocessing=unfitted)
+    fitted, covariance = data.fit_statistics(10_000)
+    ecgs = []
+    for exam in data.chosen("train"):
+        ((rate, (_, samples, units, base)),) = data.dataset[exam]["signals"].items()
+        ecgs.append(unfitted.filter_and_resample(millivolts(samples, units, base), rate))
+    flat = torch.cat(ecgs).transpose(1, 2).reshape(-1, 12).double().numpy()
+    np.testing.assert_allclose(fitted.mean, flat.mean(0), atol=1e-4)
+    np.testing.assert_allclose(fitted.deviation, flat.std(0), rtol=1e-3)
+    np.testing.assert_allclose(covariance.numpy(), np.corrcoef(flat.T), atol=2e-3)
+
+
+def test_an_external_institution_is_tested_whole_and_never_trained_on(tmp_path: Path) -> None:
+    alpha, beta = site(tmp_path, "alpha", 24), site(tmp_path, "beta", 16)
+    data = MultiSiteDataModule(development=[alpha], external=[beta])
+    assert set(data.exams.iloc[data.chosen("train", "val", "test")]["institution"]) == {"alpha"}
+    external = data.exams.iloc[data.chosen("external")]
+    assert set(external["institution"]) == {"beta"}
+    assert len(external) == beta.exams["target"].notna().sum()
+    for batch in run(data.predict_dataloader(), data):
+        names = data.exams["institution"].to_numpy()[batch["exam"].numpy()]
+        assert [list(data.stores)[code] for code in batch["institution"]] == list(names)
+
+
+def test_a_patient_in_two_roles_is_refused(tmp_path: Path) -> None:
+    alpha, beta = site(tmp_path, "alpha", 8), site(tmp_path, "beta", 8)
+    beta.exams.loc[3, "patient_id"] = "alpha-p1"
+    with pytest.raises(InputError, match=r"alpha-p1.*development alpha, external beta"):
+        MultiSiteDataModule(development=[alpha], external=[beta])
+
+
+def test_institutions_with_other_settings_are_refused(tmp_path: Path) -> None:
+    alpha, beta = site(tmp_path, "alpha", 8), site(tmp_path, "beta", 8, labelled=False)
+    with pytest.raises(ValueError, match="differ in labelled"):
+        MultiSiteDataModule(development=[alpha], external=[beta])

@@ -1,0 +1,92 @@
+"""The real command line, with networks so small that a launch takes seconds."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from conftest import REPOSITORY
+from mlflow import MlflowClient
+
+TINY_COHORT = (
+    "cohort.every_institution.exams=30",
+    "cohort.every_institution.lvsd_prevalence=0.3",
+    "cohort.institutions.quillhaven={exams: 120, echo_fraction: 0.8, lvsd_prevalence: 0.3}",
+)
+TINY = (
+    "network.settings={width: 16, depth: 1, heads: 2}",
+    "baseline.settings.widths=[8]",
+    "pretrain.decoder={width: 16, depth: 1, heads: 2}",
+    "pretrain.max_steps=4",
+    "pretrain.validate_every_steps=2",
+    "finetune.max_epochs=2",
+    "statistics.resamples=50",
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A finished launch: its exit status, what it printed, and where it tracked."""
+
+    status: int
+    output: str
+    errors: str
+    uri: str
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri)
+
+    @property
+    def run(self) -> str:
+        """The parent run's id, from the last line."""
+        found = re.fullmatch(r"Parent run: ([0-9a-f]{32})", self.output.splitlines()[-1])
+        assert found, self.output + self.errors
+        return found[1]
+
+    def artifact(self, path: str) -> Path:
+        return Path(self.client.download_artifacts(self.run, path))
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        return pd.read_parquet(self.artifact("predictions.parquet"))
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        return json.loads(self.artifact("summary.json").read_text())
+
+    @property
+    def children(self) -> list[Any]:
+        """The parent's own child runs."""
+        parent = self.client.get_run(self.run)
+        return self.client.search_runs(
+            [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{self.run}'"
+        )
+
+
+def launch(folder: Path, *overrides: str, cache: Path | None = None) -> Launch:
+    """`python -m experiments.run` from the repository, everything it writes in `folder`."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    command = [sys.executable, "-m", "experiments.run", *overrides]
+    for key, value in {
+        "tracking.uri": uri,
+        "tracking.artifacts": folder / "artifacts",
+        "cache": cache or folder / "cache",
+    }.items():
+        if not any(override.startswith(f"{key}=") for override in overrides):
+            command.append(f"{key}={value}")
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=600,
+        check=False,
+    )
+    return Launch(done.returncode, done.stdout, done.stderr, uri)

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -50,30 +50,33 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     of the wrong kind.
     """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        default = compose("run")
         try:
             parsed = OverridesParser.create().parse_overrides(list(overrides))
-        except (OverrideParseException, HydraException):
+        except HydraException:
             raise InputError(_unparsable(overrides)) from None
-        groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+        choices = [o.input_line for o in parsed if o.key_or_group.split("@")[0] in _groups()]
         for override in parsed:
-            key = override.key_or_group.split("@")[0]
             if override.is_add() or override.is_force_add():
                 raise InputError(
                     f"{override.input_line}: a new key can't be added. "
-                    f"Write it without '+'; {_nearest(key, default, groups)}"
+                    f"Write it without '+'. {_nearest(override.key_or_group, choices)}"
                 )
             if override.is_sweep_override():
                 raise InputError(f"{override.input_line}: give one value, not a sweep.")
         try:
             config = compose("run", overrides=list(overrides))
             OmegaConf.resolve(config)
-        except HydraException as error:
-            raise InputError(_explained(error, parsed, default, groups)) from None
+        except (HydraException, ValueError) as error:
+            raise InputError(_explained(error, parsed, choices)) from None
         except OmegaConfBaseException as error:
             raise InputError(f"the configuration does not resolve: {error}") from None
-        choices = [o for o in overrides if (CONFIGS / o.split("=")[0].split("@")[0]).is_dir()]
-        _check_kinds(choices, config, parsed)
+        if len(choices) < len(parsed):
+            _check_kinds(compose("run", overrides=choices), config, parsed)
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise InputError(
+            f"{', '.join(sorted(missing))} must be given, for example {min(missing)}=VALUE."
+        )
     return config
 
 
@@ -117,30 +120,36 @@ def _unparsable(overrides: Sequence[str]) -> str:
     return f"the command line can't be read: {' '.join(overrides)}"
 
 
-def _explained(
-    error: HydraException, parsed: Sequence[Any], default: DictConfig, groups: set[str]
-) -> str:
+def _explained(error: Exception, parsed: Sequence[Any], choices: Sequence[str]) -> str:
     for override in parsed:
-        key = override.key_or_group.split("@")[0]
-        group = CONFIGS / key
-        if key in groups and not (group / f"{override.value()}.yaml").is_file():
-            names = [path.stem for path in _options(key)]
+        group = override.key_or_group.split("@")[0]
+        if group in _groups() and not (CONFIGS / group / f"{override.value()}.yaml").is_file():
+            names = [path.stem for path in _options(group)]
             near = difflib.get_close_matches(str(override.value()), names, 1, 0.3)
-            hint = f" Did you mean {key}={near[0]}?" if near else ""
-            return f"{override.input_line}: {key} is one of {', '.join(names)}.{hint}"
+            hint = f" Did you mean {group}={near[0]}?" if near else ""
+            return f"{override.input_line}: {group} is one of {', '.join(names)}.{hint}"
         if isinstance(error, ConfigCompositionException) and f"'{override.key_or_group}'" in str(
             error
         ):
-            return f"{override.input_line}: there is no such key. {_nearest(key, default, groups)}"
+            nearest = _nearest(override.key_or_group, choices)
+            return f"{override.input_line}: there is no such key. {nearest}"
     return f"the configuration can't be composed: {error}"
 
 
-def _nearest(key: str, default: DictConfig, groups: set[str]) -> str:
-    known = [*groups, *_keys(default)]
-    near = difflib.get_close_matches(key, known, 1, 0.5) or [
-        full for full in known if full.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
-    ]
+def _nearest(key: str, choices: Sequence[str]) -> str:
+    try:
+        composed = compose("run", overrides=list(choices))
+    except (HydraException, ValueError):
+        composed = compose("run")
+    known = [*sorted(_groups()), *_keys(composed)]
+    last = key.rsplit(".", 1)[-1]
+    near = [full for full in known if full.rsplit(".", 1)[-1] == last]
+    near = near or difflib.get_close_matches(key, known, 1, 0.5)
     return f"Did you mean {near[0]}?" if near else "--help and --config show the keys."
+
+
+def _groups() -> set[str]:
+    return {path.name for path in CONFIGS.iterdir() if path.is_dir()}
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -150,14 +159,13 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key!s}.")
 
 
-def _check_kinds(choices: Sequence[str], config: DictConfig, parsed: Sequence[Any]) -> None:
+def _check_kinds(files: DictConfig, config: DictConfig, parsed: Sequence[Any]) -> None:
     """Refuse a word where the files under configs/ have a number, and the like."""
-    files = compose("run", overrides=list(choices))
     for override in parsed:
         key = override.key_or_group
-        if override.is_delete() or (CONFIGS / key.split("@")[0]).is_dir():
+        if override.is_delete() or key.split("@")[0] in _groups():
             continue
-        before, after = OmegaConf.select(files, key), OmegaConf.select(config, key)
+        before, after = (OmegaConf.select(c, key, throw_on_missing=False) for c in (files, config))
         for kinds, name in (
             ((bool,), "true or false"),
             ((int, float), "a number"),

@@ -50,7 +50,7 @@ def evaluate(
         development,
         external,
         preprocessing=ECGPreprocessing.from_dict(module.hparams["preprocessing"]),
-        batch_size=config.finetune.batch_size,
+        batch_size=config.trainer.test_batch_size,
         labelled=True,
     )
     tester = trainer(config, folder.path, [StageBar(f"evaluate {name}")], logger=False)

@@ -20,6 +20,8 @@ from experiments.stages.folder import StageFolder
 from experiments.tracking import Tracking
 
 RESUME_POINT = "last.ckpt"
+# Settings under `trainer` that are not Lightning's.
+OURS = ("loading_workers", "test_batch_size")
 
 
 def data_module(
@@ -55,8 +57,7 @@ def trainer(
     config: DictConfig, folder: Path, callbacks: Sequence[Callback], **settings: Any
 ) -> L.Trainer:
     """Lightning's Trainer with the person's settings and ours for a stage."""
-    chosen = dict(plain(config.trainer))
-    chosen.pop("loading_workers")
+    chosen = {k: v for k, v in plain(config.trainer).items() if k not in OURS}
     made = L.Trainer(
         **chosen,
         **settings,

@@ -54,7 +54,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
             parsed = OverridesParser.create().parse_overrides(list(overrides))
         except HydraException:
             raise InputError(_unparsable(overrides)) from None
-        choices = [o.input_line for o in parsed if o.key_or_group.split("@")[0] in _groups()]
+        choices = [str(o.input_line) for o in parsed if o.key_or_group.split("@")[0] in _groups()]
         for override in parsed:
             if override.is_add() or override.is_force_add():
                 raise InputError(

@@ -14,7 +14,7 @@ from rich.table import Table
 from datamodules.errors import InputError
 from experiments.console import is_first_process
 from experiments.stages.report import SIMULATED
-from experiments.studies import PROTOCOLS
+from experiments.studies import PROTOCOLS, check_settings
 from experiments.tracking import Tracking, git_commit
 
 # Lightning announces hardware and hints that are no news here.
@@ -28,6 +28,7 @@ def launch(config: DictConfig, arguments: Sequence[str]) -> None:
     """Run the configured study; everything it makes is on one parent run, named at the end."""
     if config.protocol not in PROTOCOLS:
         raise InputError(f"protocol={config.protocol}: it is one of {', '.join(PROTOCOLS)}.")
+    check_settings(config)
     tracking = Tracking(
         config.tracking.uri,
         config.tracking.artifacts,

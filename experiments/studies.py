@@ -2,19 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+import torch
 from omegaconf import DictConfig
 
 from datamodules.errors import InputError
+from datamodules.recordings import LEADS
 from datamodules.simulation import ceiling
 from datamodules.splits import Fold
 from datamodules.splits import leave_site_out as folds_of
 from experiments.config import plain
 from experiments.stages.cohort import Roles, Site, prepare, roles_of, simulated_institutions
 from experiments.stages.evaluate import evaluate
-from experiments.stages.finetune import finetune
-from experiments.stages.pretrain import fit_preprocessing, pretrain
+from experiments.stages.finetune import classifier, finetune
+from experiments.stages.pretrain import (
+    autoencoder,
+    fit_preprocessing,
+    pretrain,
+    unfitted_preprocessing,
+)
 from experiments.stages.report import report
+from experiments.stages.training import schedule
 from experiments.tracking import Tracking
 
 
@@ -48,6 +57,28 @@ def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> p
 
 
 PROTOCOLS = {"external_validation": external_validation, "leave_site_out": leave_site_out}
+
+
+def check_settings(config: DictConfig) -> None:
+    """Build every network and schedule once, without memory, before anything long begins.
+
+    Raises InputError for settings that do not fit together.
+    """
+    if config.ecg.limits.min_seconds < config.ecg.seconds:
+        raise InputError(
+            f"ecg.limits.min_seconds={config.ecg.limits.min_seconds}: recordings must be at least "
+            f"as long as the network's input, ecg.seconds={config.ecg.seconds}."
+        )
+    for settings in (config.pretrain, config.finetune):
+        schedule(settings)
+    try:
+        preprocessing = unfitted_preprocessing(config)
+        with torch.device("meta"):
+            autoencoder(config, preprocessing, torch.eye(len(LEADS), device="cpu"))
+            for model in plain(config.models).values():
+                classifier(config, model, preprocessing, np.array([0.0, 1.0]))
+    except ValueError as error:
+        raise InputError(f"The settings do not fit together: {error}.") from None
 
 
 def _fold(

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import DictConfig
 
 from datamodules.errors import InputError
+from datamodules.recordings import LEADS
 from datamodules.splits import check_balance
 from datamodules.transforms import ECGPreprocessing
 from experiments.config import plain
@@ -23,6 +24,7 @@ from experiments.stages.training import (
     RESUME_POINT,
     data_module,
     resume_point,
+    schedule,
     stage_run,
     trainer,
     what_matters,
@@ -107,13 +109,14 @@ def finetune(
                 StageBar(name, {MONITORED: "validation AUROC"}),
                 best,
                 EarlyStopping(MONITORED, mode="max", patience=settings["patience"]),
-                resume_point(folder.path),
+                resume_point(folder.path, settings["validate_every_steps"]),
             ],
             logger=tracking.logger(run),
-            max_epochs=settings["max_epochs"],
-            gradient_clip_val=settings["gradient_clip"],
+            **schedule(settings),
         )
-        module = _classifier(config, network, settings, data.train_targets, preprocessing, fit)
+        module = classifier(
+            config, model, preprocessing, data.train_targets, world_size=fit.world_size
+        )
         if pretrained:
             weights = torch.load(pretrained, map_location="cpu", weights_only=True)["state_dict"]
             try:
@@ -125,8 +128,12 @@ def finetune(
         cut = folder.path / RESUME_POINT
         fit.fit(module, data, ckpt_path=cut if cut.exists() else None, weights_only=True)
 
-        chosen = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(chosen["state_dict"])
+        if best.best_model_path:
+            chosen = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+            module.load_state_dict(chosen["state_dict"])
+            auroc = float(best.best_model_score or np.nan)
+        else:  # too short a training for a validation on the way
+            auroc = fit.validate(module, data, verbose=False)[0][MONITORED]
         predictions = predict(fit, module, data)
         validation = predictions[predictions["split"] == "val"]
         threshold = youden_threshold(validation["target"], validation["probability"])
@@ -137,27 +144,29 @@ def finetune(
                 "run": run,
                 "uri": tracking.uri,
                 "labels": len(data.train_targets),
-                "val_auroc": float(best.best_model_score or np.nan),
+                "val_auroc": auroc,
                 "threshold": threshold,
             }
             say(f"{name}: trained on {record['labels']} labelled ECGs, {_outcome(record)}")
             tracking.metrics(run, {"val/auroc_best": record["val_auroc"], "threshold": threshold})
             tracking.file(run, checkpoint, "checkpoint")
-            for used in (cut, Path(best.best_model_path)):
-                used.unlink(missing_ok=True)
+            for used in folder.path.glob("*.ckpt"):
+                if used != checkpoint:
+                    used.unlink()
             folder.finish(record)
         fit.strategy.barrier()
     return checkpoint
 
 
-def _classifier(
+def classifier(
     config: DictConfig,
-    network: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    targets: np.ndarray,
+    model: Mapping[str, Any],
     preprocessing: ECGPreprocessing,
-    fit: L.Trainer,
+    targets: np.ndarray,
+    world_size: int = 1,
 ) -> LVSDClassifier:
+    """One of the study's models, new, for training `targets`. ValueError where sizes do not fit."""
+    network, settings = model["network"], {**plain(config.finetune), **model["finetune"]}
     own = dict(network["settings"])
     if network["architecture"] == "vit":
         own |= {"pooling": settings["pooling"], "drop_path": network["drop_path"]}
@@ -165,7 +174,7 @@ def _classifier(
     return LVSDClassifier(
         architecture=network["architecture"],
         settings=own,
-        leads=12,
+        leads=len(LEADS),
         samples=preprocessing.samples,
         patch_samples=config.ecg.patch_samples,
         frozen_encoder=settings["frozen_encoder"],
@@ -175,7 +184,7 @@ def _classifier(
         if settings["balance_classes"]
         else 1.0,
         base_learning_rate=settings["base_learning_rate"],
-        effective_batch=settings["batch_size"] * fit.world_size,
+        effective_batch=settings["batch_size"] * world_size,
         betas=settings["betas"],
         warmup_fraction=settings["warmup_fraction"],
         preprocessing=preprocessing.as_dict(),

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from datamodules.institution import millivolts
 from datamodules.multisite import MultiSiteDataModule
+from datamodules.recordings import LEADS
 from datamodules.transforms import ECGPreprocessing
 from experiments.config import plain
 from experiments.console import StageBar, is_first_process, say
@@ -19,6 +20,7 @@ from experiments.stages.training import (
     RESUME_POINT,
     data_module,
     resume_point,
+    schedule,
     stage_run,
     trainer,
     what_matters,
@@ -27,16 +29,53 @@ from experiments.tracking import Tracking
 from lightning_modules.mae import MaskedAutoencoder
 
 
+def unfitted_preprocessing(config: DictConfig) -> ECGPreprocessing:
+    """The configured preprocessing before it has seen an exam. ValueError where it can't be."""
+    ecg = plain(config.ecg)
+    return ECGPreprocessing(
+        **{key: ecg[key] for key in ECGPreprocessing.__dataclass_fields__ if key in ecg}
+    )
+
+
+def autoencoder(
+    config: DictConfig,
+    preprocessing: ECGPreprocessing,
+    lead_covariance: torch.Tensor,
+    world_size: int = 1,
+) -> MaskedAutoencoder:
+    """The configured masked autoencoder, new. ValueError where its sizes do not fit."""
+    settings = plain(config.pretrain)
+    return MaskedAutoencoder(
+        leads=len(LEADS),
+        samples=preprocessing.samples,
+        patch_samples=config.ecg.patch_samples,
+        encoder=plain(config.network.settings),
+        decoder=settings["decoder"],
+        mask_ratio=settings["mask_ratio"],
+        masking=settings["masking"],
+        normalise_targets=settings["normalise_targets"],
+        base_learning_rate=settings["base_learning_rate"],
+        effective_batch=settings["batch_size"] * world_size,
+        betas=settings["betas"],
+        weight_decay=settings["weight_decay"],
+        warmup_fraction=settings["warmup_fraction"],
+        seed=config.seed,
+        lead_covariance=lead_covariance.tolist(),
+        preprocessing=preprocessing.as_dict(),
+    )
+
+
 def fit_preprocessing(
     config: DictConfig, development: Sequence[Site]
 ) -> tuple[ECGPreprocessing, torch.Tensor]:
     """The ECG's preprocessing, fitted on development training exams, and their lead covariance."""
-    ecg = plain(config.ecg)
-    unfitted = ECGPreprocessing(
-        **{key: ecg[key] for key in ECGPreprocessing.__dataclass_fields__ if key in ecg}
-    )
     data = data_module(
-        config, development, [], preprocessing=unfitted, batch_size=64, labelled=False
+        config,
+        development,
+        [],
+        preprocessing=unfitted_preprocessing(config),
+        batch_size=config.trainer.test_batch_size,
+        labelled=False,
     )
     return data.fit_statistics(config.ecg.statistics_exams)
 
@@ -105,30 +144,9 @@ def pretrain(
                 ReconstructionFigure(data, tracking, run),
             ],
             logger=tracking.logger(run),
-            max_epochs=settings["max_epochs"],
-            max_steps=settings["max_steps"],
-            gradient_clip_val=settings["gradient_clip"],
-            val_check_interval=settings["validate_every_steps"],
-            check_val_every_n_epoch=None,
+            **schedule(settings),
         )
-        module = MaskedAutoencoder(
-            leads=12,
-            samples=preprocessing.samples,
-            patch_samples=config.ecg.patch_samples,
-            encoder=plain(config.network.settings),
-            decoder=settings["decoder"],
-            mask_ratio=settings["mask_ratio"],
-            masking=settings["masking"],
-            normalise_targets=settings["normalise_targets"],
-            base_learning_rate=settings["base_learning_rate"],
-            effective_batch=settings["batch_size"] * fit.world_size,
-            betas=settings["betas"],
-            weight_decay=settings["weight_decay"],
-            warmup_fraction=settings["warmup_fraction"],
-            seed=config.seed,
-            lead_covariance=lead_covariance.tolist(),
-            preprocessing=preprocessing.as_dict(),
-        )
+        module = autoencoder(config, preprocessing, lead_covariance, fit.world_size)
         cut = folder.path / RESUME_POINT
         fit.fit(module, data, ckpt_path=cut if cut.exists() else None, weights_only=True)
         (final,) = fit.validate(module, data, verbose=False)

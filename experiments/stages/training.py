@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import DictConfig
 
+from datamodules.errors import InputError
 from datamodules.institution import InstitutionDataModule, Loading
 from datamodules.multisite import MultiSiteDataModule
 from datamodules.transforms import ECGAugmentation, ECGPreprocessing
@@ -77,7 +78,20 @@ def trainer(
     return made
 
 
-def resume_point(folder: Path, every_n_train_steps: int | None = None) -> ModelCheckpoint:
+def schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage's settings ask of the Trainer. Validations come every so many steps."""
+    if settings["max_steps"] < 1 and settings["max_epochs"] < 1:
+        raise InputError("Give max_steps or max_epochs: without either, training never ends.")
+    return {
+        "max_epochs": settings["max_epochs"],
+        "max_steps": settings["max_steps"],
+        "val_check_interval": settings["validate_every_steps"],
+        "check_val_every_n_epoch": None,
+        "gradient_clip_val": settings["gradient_clip"],
+    }
+
+
+def resume_point(folder: Path, every_n_train_steps: int) -> ModelCheckpoint:
     """Keeps the newest state, whatever its metrics: where a cut run goes on."""
     return ModelCheckpoint(
         dirpath=folder,
@@ -85,7 +99,6 @@ def resume_point(folder: Path, every_n_train_steps: int | None = None) -> ModelC
         save_top_k=1,
         monitor=None,
         every_n_train_steps=every_n_train_steps,
-        every_n_epochs=None if every_n_train_steps else 1,
         enable_version_counter=False,
     )
 

@@ -24,7 +24,8 @@ TINY = (
     "pretrain.decoder={width: 16, depth: 1, heads: 2}",
     "pretrain.max_steps=4",
     "pretrain.validate_every_steps=2",
-    "finetune.max_epochs=2",
+    "finetune.max_steps=8",
+    "finetune.validate_every_steps=4",
     "statistics.resamples=50",
 )
 

@@ -181,7 +181,7 @@ def test_a_second_launch_reuses_every_stage_and_gives_the_same(
     pd.testing.assert_frame_equal(again.predictions, quickstart.predictions)
     assert {run.data.tags["stage"] for run in again.children} == {"test"}
     changed = launch(
-        place, f"cohort.root={place}/cohort", *TINY_COHORT, *TINY, "finetune.max_epochs=1"
+        place, f"cohort.root={place}/cohort", *TINY_COHORT, *TINY, "finetune.max_steps=4"
     )
     assert "pretrain: reused" in changed.output
     assert "cnn: reused" not in changed.output

@@ -1,0 +1,162 @@
+"""Speed and memory, compared side by side in one run: `python -m experiments.bench NAME`.
+
+NAME is `reading` (a recording, by whoever reads it) or `training` (steps of pretraining and of
+fine-tuning on random signals; takes the overrides of `experiments.run`, such as `scale=paper
+network=vit_huge trainer.precision=bf16-mixed`).
+"""
+
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.run import DONE, MISTAKE
+
+SECONDS = 5.0  # each figure is a mean over so long
+
+
+def reading() -> list[tuple[str, str]]:
+    """Milliseconds a record of 12 x 5000: wfdb, our reader, and the store."""
+    import numpy as np
+    import pandas as pd
+    import wfdb
+
+    from datamodules.recordings import LEADS, RecordingLimits, read_recording
+    from datamodules.store import pack
+
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        rng = np.random.default_rng(0)
+        for i in range(64):
+            wfdb.wrsamp(
+                str(i), 500, ["mV"] * 12, list(LEADS), rng.normal(size=(5000, 12)) * 0.3,
+                fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=name,
+            )  # fmt: skip
+        exams = pd.DataFrame({"institution": "bench", "exam_id": [str(i) for i in range(64)]})
+        exams["ecg_path"] = exams["exam_id"]
+        limits = RecordingLimits(10, 10, 500, 500)
+        store = pack(exams, root, root / "store", limits=limits, workers=1, on_error="fail")
+
+        def each(read: Callable[[int], object]) -> str:
+            return f"{1000 * _seconds(lambda: [read(i) for i in range(64)]) / 64:.3f} ms"
+
+        return [
+            ("wfdb.rdsamp", each(lambda i: wfdb.rdsamp(str(root / str(i))))),
+            ("read_recording", each(lambda i: read_recording(root / str(i)))),
+            ("Store.read, as int16", each(lambda i: np.array(store.read(i)))),
+            ("Store.read, as float32", each(lambda i: store.read(i).astype(np.float32))),
+        ]
+
+
+def training(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """ECGs a second and peak memory of optimiser steps with the configured network."""
+    import torch
+    from lightning import Fabric
+
+    from experiments.config import compose_config, plain
+    from lightning_modules.lvsd import ecg_network
+    from lightning_modules.networks.masked_autoencoder import MaskedAutoencoderNetwork
+    from lightning_modules.networks.masking import sample_visible
+
+    config = compose_config(overrides)
+    fabric = Fabric(
+        accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision
+    )
+    leads, samples = 12, config.ecg.sampling_rate_hz * config.ecg.seconds
+    patch, columns = config.ecg.patch_samples, samples // config.ecg.patch_samples
+    settings = plain(config.network.settings)
+    on_cuda = fabric.device.type == "cuda"
+    figures = []
+
+    def measure(
+        name: str,
+        network: torch.nn.Module,
+        batch: int,
+        loss_of: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor],
+    ) -> None:
+        optimiser = torch.optim.AdamW(network.parameters(), fused=True)
+        made, optimiser = fabric.setup(network, optimiser)
+        ecg = torch.randn(batch, leads, samples, device=fabric.device)
+
+        def step() -> None:
+            loss = loss_of(made, ecg)
+            fabric.backward(loss)
+            optimiser.step()
+            optimiser.zero_grad()
+            if on_cuda:
+                torch.cuda.synchronize()
+
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        rate = batch / _seconds(step)
+        memory = (
+            torch.cuda.max_memory_allocated()
+            if on_cuda
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        figures.append((f"{name}, batch {batch}", f"{rate:.1f} ECG/s, {memory / 2**30:.1f} GiB"))
+
+    def mae_loss(made: torch.nn.Module, ecg: torch.Tensor) -> torch.Tensor:
+        visible = sample_visible(
+            len(ecg), leads, columns, config.pretrain.mask_ratio, config.pretrain.masking,
+            device=ecg.device,
+        )  # fmt: skip
+        return autoencoder.loss(ecg, visible, made(ecg, visible))
+
+    autoencoder = MaskedAutoencoderNetwork(
+        leads=leads, samples=samples, patch_samples=patch, encoder=settings,
+        decoder=plain(config.pretrain.decoder), normalise_targets=config.pretrain.normalise_targets,
+    )  # fmt: skip
+    measure(f"pretraining {config.network.name}", autoencoder, config.pretrain.batch_size, mae_loss)
+    for network in (config.network, config.baseline):
+        classifier = ecg_network(
+            network.architecture, leads=leads, samples=samples, patch_samples=patch,
+            settings=plain(network.settings),
+        )  # fmt: skip
+        measure(
+            f"fine-tuning {network.name}",
+            classifier,
+            config.finetune.batch_size,
+            lambda made, ecg: made(ecg).square().mean(),
+        )
+    where = torch.cuda.get_device_name() if on_cuda else f"CPU, {torch.get_num_threads()} threads"
+    return [("device", f"{where}, {config.trainer.precision}, torch {torch.__version__}"), *figures]
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """Mean seconds of one call, after one to warm up."""
+    run()
+    begun, calls, elapsed = time.perf_counter(), 0, 0.0
+    while elapsed < SECONDS:
+        run()
+        calls += 1
+        elapsed = time.perf_counter() - begun
+    return elapsed / calls
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print one benchmark's figures; returns the exit status."""
+    from datamodules.errors import InputError
+
+    name, *overrides = arguments or [""]
+    try:
+        if name == "reading" and not overrides:
+            figures = reading()
+        elif name == "training":
+            figures = training(overrides)
+        else:
+            raise InputError((__doc__ or "").strip())
+    except InputError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return MISTAKE
+    print(f"{platform.machine()}, Python {platform.python_version()}")
+    for label, figure in figures:
+        print(f"{label:<40} {figure}")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -42,6 +42,8 @@ def launch(config: DictConfig, arguments: Sequence[str]) -> None:
             "stage": "launch",
             "command": command,
             "protocol": config.protocol,
+            "mlflow.source.name": "experiments.run",
+            "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": git_commit(),
         },
     ) as run:

@@ -13,7 +13,14 @@ from datamodules.simulation import ceiling
 from datamodules.splits import Fold
 from datamodules.splits import leave_site_out as folds_of
 from experiments.config import plain
-from experiments.stages.cohort import Roles, Site, prepare, roles_of, simulated_institutions
+from experiments.stages.cohort import (
+    Roles,
+    Site,
+    check_cohort,
+    prepare,
+    roles_of,
+    simulated_institutions,
+)
 from experiments.stages.evaluate import evaluate
 from experiments.stages.finetune import classifier, finetune
 from experiments.stages.pretrain import (
@@ -32,9 +39,9 @@ def external_validation(config: DictConfig, tracking: Tracking, run: str | None)
     sites = prepare(config)
     roles = roles_of(config, list(sites))
     _describe(config, tracking, run, sites, roles)
-    predictions = _train_and_test(
-        config, _of(sites, roles.development), _of(sites, roles.external), tracking, run
-    )
+    development, external = _of(sites, roles.development), _of(sites, roles.external)
+    check_cohort(config, development, external)
+    predictions = _train_and_test(config, development, external, tracking, run)
     return report(config, predictions, sites, _ceiling(config), tracking, run)
 
 
@@ -49,6 +56,8 @@ def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> p
             )
     chosen = [fold for fold in folds if config.folds is None or fold.name in config.folds]
     _describe(config, tracking, run, sites, Roles((), tuple(fold.name for fold in chosen)))
+    for fold in chosen:
+        check_cohort(config, _of(sites, fold.development), _of(sites, fold.external))
     tested = [_fold(config, fold, sites, tracking, run) for fold in chosen]
     predictions = pd.concat(tested, ignore_index=True)
     # Development exams come back in every fold, predicted by another model each time.

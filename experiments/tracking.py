@@ -31,6 +31,8 @@ for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
 warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
 
 SQLITE = "sqlite:///"
+# Without it MLflow's UI takes the experiment for one about language models.
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class Tracking:
@@ -61,7 +63,7 @@ class Tracking:
             self.experiment_id = (
                 found.experiment_id
                 if found
-                else self.client.create_experiment(experiment, artifact_location=location)
+                else self.client.create_experiment(experiment, location, tags=TRAINING_VIEW)
             )
         except (MlflowException, OSError) as error:
             raise InputError(f"tracking.uri={uri} can't be used: {error}") from None

@@ -16,7 +16,7 @@ from datamodules.errors import InputError, listing
 from datamodules.manifest import find_manifests, read_manifest, target_of
 from datamodules.recordings import RecordingLimits
 from datamodules.simulation import simulate_cohort, with_common
-from datamodules.splits import assign_splits
+from datamodules.splits import assign_splits, check_balance, check_leakage
 from datamodules.store import Store, pack
 from experiments.config import plain
 from experiments.console import say
@@ -70,6 +70,21 @@ def prepare(config: DictConfig) -> dict[str, Site]:
             name: _site(config, name, tables[name], root, workers)
             for name in [*wanted.development, *wanted.external]
         }
+
+
+def check_cohort(config: DictConfig, development: Sequence[Site], external: Sequence[Site]) -> None:
+    """Raise InputError, before anything is trained, for a leak or a split that lacks a class."""
+    tables = [
+        *(site.exams.assign(role="development") for site in development),
+        *(site.exams.assign(role="external") for site in external),
+    ]
+    check_leakage(pd.concat(tables))
+    learned_from = pd.concat([site.exams for site in development])
+    check_balance(
+        learned_from,
+        learned_from["target"].rename(config.target),
+        both_classes_in=("train", "val"),
+    )
 
 
 def roles_of(config: DictConfig, institutions: Sequence[str]) -> Roles:

@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from datamodules.errors import InputError
 from datamodules.recordings import LEADS
-from datamodules.splits import check_balance
 from datamodules.transforms import ECGPreprocessing
 from experiments.config import plain
 from experiments.console import StageBar, is_first_process, say
@@ -80,9 +79,6 @@ def finetune(
         batch_size=settings["batch_size"],
         labelled=True,
         augmentation=settings["augmentation"],
-    )
-    check_balance(
-        data.exams, data.exams["target"].rename(config.target), both_classes_in=("train", "val")
     )
     sites = ", ".join(site.name for site in development)
     origin = "from mae" if pretrained else "from scratch"

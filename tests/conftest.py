@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from places import REPOSITORY
 
 # As experiments/run.py sets it, before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")

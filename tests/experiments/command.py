@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from conftest import REPOSITORY
 from mlflow import MlflowClient
+from places import REPOSITORY
 
 TINY_COHORT = (
     "cohort.every_institution.exams=30",

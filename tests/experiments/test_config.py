@@ -1,6 +1,6 @@
 import pytest
-from conftest import REPOSITORY
 from omegaconf import OmegaConf
+from places import REPOSITORY
 
 from datamodules.errors import InputError
 from experiments.config import compose_config, help_text

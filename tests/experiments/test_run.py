@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from command import TINY, TINY_COHORT, Launch, launch
-from conftest import REPOSITORY
+from places import REPOSITORY
 from public_folder import write_public_folder
 from sklearn.metrics import roc_auc_score
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from places import REPOSITORY
 from timm.layers import PatchEmbed
 
 from lightning_modules.networks.vit import (

@@ -67,7 +67,9 @@ class ExamDataset(Dataset[Batch]):
             signals[int(rate)] = (
                 torch.from_numpy(places),
                 torch.from_numpy(np.stack([store.read(row, n) for store, row in of_rate])),
-                torch.from_numpy(np.stack([store.units_per_mv[row] for store, row in of_rate])),
+                torch.from_numpy(
+                    np.stack([store.units_per_mv[row] for store, row in of_rate], dtype=np.float32)
+                ),
                 torch.from_numpy(np.stack([store.baseline[row] for store, row in of_rate])),
             )
         return {
@@ -92,10 +94,13 @@ class EachOnce(Sampler[int]):
 
 
 class Chosen(Sampler[int]):
-    """The given exams in the order of a `DistributedSampler` over them."""
+    """The given exams in the order of a `DistributedSampler` over them, the first `skip` left out.
+
+    `skip` holds for one epoch: the one that a cut run goes on with.
+    """
 
     def __init__(self, exams: np.ndarray, sampler: "DistributedSampler[int]") -> None:
-        self.exams, self.sampler = exams, sampler
+        self.exams, self.sampler, self.skip = exams, sampler, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.sampler.set_epoch(epoch)
@@ -104,7 +109,35 @@ class Chosen(Sampler[int]):
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.exams[list(self.sampler)].tolist())
+        skip, self.skip = self.skip, 0
+        return iter(self.exams[list(self.sampler)].tolist()[skip:])
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """Goes on within the epoch that was cut, with the exams that it had not given yet.
+
+    Lightning keeps `state_dict` in its checkpoints, and counts the batches given before the cut.
+    """
+
+    given = resumed = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.resumed = state["given"] % len(self)
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        skip, self.resumed = self.resumed, 0
+        assert isinstance(self.sampler, Chosen)
+        self.sampler.skip, self.given = skip * (self.batch_size or 1), skip
+        return self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
+        # A generator, so that reading processes start after the sampler was told its epoch.
+        for batch in super().__iter__():
+            self.given += 1
+            yield batch
 
 
 class ExamDataModule(L.LightningDataModule):
@@ -153,7 +186,7 @@ class ExamDataModule(L.LightningDataModule):
         return self.exams["target"].to_numpy()[self.chosen("train")]
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self._distributed("train", shuffle=True))
+        return self._loader(self._distributed("train", shuffle=True), ResumableLoader)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self._distributed("val", shuffle=False))
@@ -226,8 +259,10 @@ class ExamDataModule(L.LightningDataModule):
             ),
         )
 
-    def _loader(self, sampler: Sampler[int]) -> DataLoader[Batch]:
-        return DataLoader(
+    def _loader(
+        self, sampler: Sampler[int], kind: type[DataLoader[Batch]] = DataLoader
+    ) -> DataLoader[Batch]:
+        return kind(
             self.dataset,
             batch_size=self.loading.batch_size,
             sampler=sampler,
@@ -248,7 +283,7 @@ class InstitutionDataModule(ExamDataModule):
 
 def millivolts(samples: Tensor, units_per_mv: Tensor, baseline: Tensor) -> Tensor:
     """Digital samples (b, 12, n) with units a mV and baseline (b, 12) -> float32 mV."""
-    return (samples.float() - baseline.float()[..., None]) / units_per_mv.float()[..., None]
+    return (samples.float() - baseline.float()[..., None]) / units_per_mv[..., None]
 
 
 def _as_read(batch: Batch) -> Batch:

@@ -6,7 +6,6 @@ network=vit_huge trainer.precision=bf16-mixed`).
 """
 
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -93,11 +92,10 @@ def training(overrides: Sequence[str]) -> list[tuple[str, str]]:
             torch.cuda.reset_peak_memory_stats()
         rate = batch / _seconds(step)
         memory = (
-            torch.cuda.max_memory_allocated()
-            if on_cuda
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at the most" if on_cuda else ""
         )
-        figures.append((f"{name}, batch {batch}", f"{rate:.1f} ECG/s, {memory / 2**30:.1f} GiB"))
+        figures.append((f"{name}, batch {batch}", f"{rate:.1f} ECG/s{memory}"))
+        network.to("cpu")
 
     def mae_loss(made: torch.nn.Module, ecg: torch.Tensor) -> torch.Tensor:
         visible = sample_visible(

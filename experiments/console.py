@@ -3,15 +3,10 @@
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from datamodules.parallel import progress_bar
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that talks, tracks and writes."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+from experiments.processes import is_first_process
 
 
 def say(message: str) -> None:
@@ -26,6 +21,7 @@ class StageBar(L.Callback):
     def __init__(self, description: str, shown: dict[str, str] | None = None) -> None:
         self.description, self.shown = description, shown or {}
         self.bar: Any = None
+        self.by_batch = False
 
     def _open(self, total: float) -> None:
         if is_first_process():
@@ -45,6 +41,15 @@ class StageBar(L.Callback):
         if self.bar is not None:
             self.bar.update(trainer.global_step - self.bar.n)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.bar is None:  # a validation by itself, not on the way
+            self._open(sum(trainer.num_val_batches))
+            self.by_batch = True
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        if self.bar is not None and self.by_batch:
+            self.bar.update()
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.bar is not None:
             values = trainer.callback_metrics
@@ -52,6 +57,9 @@ class StageBar(L.Callback):
                 {name: f"{values[key]:.3f}" for key, name in self.shown.items() if key in values},
                 refresh=False,
             )
+        if self.by_batch:
+            self.by_batch = False
+            self._close()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()

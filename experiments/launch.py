@@ -1,6 +1,7 @@
 """One launch: a parent run, the study's protocol, and the table at the end."""
 
 import logging
+import re
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -12,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.errors import InputError
-from experiments.console import is_first_process
+from experiments.processes import is_first_process
 from experiments.stages.report import SIMULATED
 from experiments.studies import PROTOCOLS, check_settings
-from experiments.tracking import Tracking, git_commit
+from experiments.tracking import Tracking
 
 # Lightning announces hardware and hints that are no news here.
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -35,7 +36,9 @@ def launch(config: DictConfig, arguments: Sequence[str]) -> None:
         config.study,
         enabled=is_first_process(),
     )
-    command = shlex.join(["python", "-m", "experiments.run", *arguments])
+    # An address may hold a password, and a tag is for all to see.
+    told = [re.sub(r"(?<=://)[^/@]*@", "", argument) for argument in arguments]
+    command = shlex.join(["python", "-m", "experiments.run", *told])
     with tracking.run(
         f"{config.study} {config.network.name} · {config.target}",
         tags={
@@ -44,7 +47,6 @@ def launch(config: DictConfig, arguments: Sequence[str]) -> None:
             "protocol": config.protocol,
             "mlflow.source.name": "experiments.run",
             "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": git_commit(),
         },
     ) as run:
         tracking.text(run, OmegaConf.to_yaml(config), "config.yaml")

@@ -1,5 +1,6 @@
 """The one entry point: `python -m experiments.run [NAME=VALUE ...]`; `--help` says more."""
 
+import errno
 import os
 import sys
 import traceback
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 # Heavy imports wait until they are needed: --help and a misspelt key are answered at once, and
 # the processes that simulate and pack, which import this file again, start quickly.
 from datamodules.errors import InputError
+from experiments.processes import is_first_process
 
 # Threads that spin while they wait for one another made training on two shared cores four times
 # slower; OpenMP reads this when torch loads it.
@@ -36,9 +38,19 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as mistake:
         _report(f"error: {mistake}")
         return MISTAKE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         _report("interrupted. Finished stages are kept: the same command goes on from there.")
         return FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            _report(traceback.format_exc())
+            return FAILED
+        _report(
+            f"error: {error.filename or 'a file'} can't be written: {error.strerror}. Make room, "
+            "or choose other folders (cache=DIR, tracking.uri=..., tracking.artifacts=DIR). "
+            "Finished stages are kept: the same command goes on from there."
+        )
+        return MISTAKE
     except Exception:
         _report(traceback.format_exc())
         return FAILED
@@ -47,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _report(message: str) -> None:
     # The other processes of a launch meet the same mistake: one message is enough.
-    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+    if is_first_process():
         print(message, file=sys.stderr)
 
 

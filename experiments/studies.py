@@ -1,11 +1,12 @@
 """The protocols: each puts the stages in order and leaves its results on the parent run."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from datamodules.errors import InputError
 from datamodules.recordings import LEADS
@@ -30,8 +31,9 @@ from experiments.stages.pretrain import (
     unfitted_preprocessing,
 )
 from experiments.stages.report import report
-from experiments.stages.training import schedule
+from experiments.stages.training import schedule, what_matters
 from experiments.tracking import Tracking
+from lightning_modules.networks.masking import sample_visible
 
 
 def external_validation(config: DictConfig, tracking: Tracking, run: str | None) -> pd.DataFrame:
@@ -58,14 +60,36 @@ def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> p
     _describe(config, tracking, run, sites, Roles((), tuple(fold.name for fold in chosen)))
     for fold in chosen:
         check_cohort(config, _of(sites, fold.development), _of(sites, fold.external))
-    tested = [_fold(config, fold, sites, tracking, run) for fold in chosen]
+    best = _ceiling(config)
+    tested = [_fold(config, fold, sites, best, tracking, run) for fold in chosen]
     predictions = pd.concat(tested, ignore_index=True)
     # Development exams come back in every fold, predicted by another model each time.
     predictions = predictions[predictions["split"] == "external"]
-    return report(config, predictions, sites, _ceiling(config), tracking, run)
+    return report(config, predictions, sites, best, tracking, run)
 
 
 PROTOCOLS = {"external_validation": external_validation, "leave_site_out": leave_site_out}
+
+
+# (lowest, highest, keys): outside, a setting would fail late or mean nothing.
+RANGES = (
+    (
+        1,
+        math.inf,
+        [
+            f"{s}.{k}"
+            for s in ("pretrain", "finetune")
+            for k in ("batch_size", "validate_every_steps")
+        ]
+        + ["finetune.patience", "trainer.test_batch_size", "ecg.statistics_exams"]
+        + ["ecg.patch_samples", "ecg.filter_order", "statistics.resamples"],
+    ),
+    (0, math.inf, ["seed", "trainer.loading_workers", "pretrain.weight_decay"]),
+    (2, math.inf, ["ecg.seconds"]),
+    (10, math.inf, ["ecg.sampling_rate_hz", "ecg.limits.min_sampling_rate_hz"]),
+    (0.5, 0.999, ["statistics.confidence"]),
+    (0, 1, ["pretrain.warmup_fraction", "finetune.warmup_fraction"]),
+)
 
 
 def check_settings(config: DictConfig) -> None:
@@ -73,25 +97,41 @@ def check_settings(config: DictConfig) -> None:
 
     Raises InputError for settings that do not fit together.
     """
-    if config.ecg.limits.min_seconds < config.ecg.seconds:
+    for low, high, keys in RANGES:
+        for key in keys:
+            value = OmegaConf.select(config, key)
+            if value is None or not low <= value <= high:
+                raise InputError(f"{key}={value}: it must lie between {low:g} and {high:g}.")
+    shortest = config.ecg.limits.min_seconds
+    if shortest is None or shortest < config.ecg.seconds:
         raise InputError(
-            f"ecg.limits.min_seconds={config.ecg.limits.min_seconds}: recordings must be at least "
-            f"as long as the network's input, ecg.seconds={config.ecg.seconds}."
+            f"ecg.limits.min_seconds={shortest}: recordings must be at least as long as the "
+            f"network's input, ecg.seconds={config.ecg.seconds}."
         )
+    if config.protocol == "leave_site_out" and config.folds is not None and not config.folds:
+        raise InputError("folds=[]: name the institutions to hold out, or leave it out for all.")
     for settings in (config.pretrain, config.finetune):
         schedule(settings)
+    what_matters(config)
     try:
         preprocessing = unfitted_preprocessing(config)
+        columns = preprocessing.samples // config.ecg.patch_samples
+        sample_visible(1, len(LEADS), columns, config.pretrain.mask_ratio, config.pretrain.masking)
         with torch.device("meta"):
             autoencoder(config, preprocessing, torch.eye(len(LEADS), device="cpu"))
             for model in plain(config.models).values():
                 classifier(config, model, preprocessing, np.array([0.0, 1.0]))
-    except ValueError as error:
+    except (ValueError, TypeError, AssertionError, ArithmeticError, IndexError) as error:
         raise InputError(f"The settings do not fit together: {error}.") from None
 
 
 def _fold(
-    config: DictConfig, fold: Fold, sites: Mapping[str, Site], tracking: Tracking, run: str | None
+    config: DictConfig,
+    fold: Fold,
+    sites: Mapping[str, Site],
+    best: Mapping[str, float] | None,
+    tracking: Tracking,
+    run: str | None,
 ) -> pd.DataFrame:
     with tracking.run(
         f"fold · held out: {fold.name}",
@@ -105,7 +145,7 @@ def _fold(
         predictions = _train_and_test(
             config, _of(sites, fold.development), _of(sites, fold.external), tracking, of_fold
         )
-        report(config, predictions, sites, _ceiling(config), tracking, of_fold)
+        report(config, predictions, sites, best, tracking, of_fold)
     return predictions
 
 
@@ -148,21 +188,23 @@ def _describe(
     sites: Mapping[str, Site],
     roles: Roles,
 ) -> None:
-    """Who takes part, on the parent run: tags, and each institution's table as a dataset."""
-    tracking.tags(
-        run,
-        {
-            "development": ", ".join(roles.development),
-            "external": ", ".join(roles.external),
-            **{f"store_digest.{name}": site.store.digest for name, site in sites.items()},
-        },
-    )
+    """Who takes part: roles and datasets on the parent run, store digests on every run."""
+    tracking.common = {
+        **tracking.common,
+        **{f"store_digest.{name}": site.store.digest for name, site in sites.items()},
+    }
+    roles_told = {
+        "development": ", ".join(roles.development),
+        "external": ", ".join(roles.external),
+    }
+    tracking.tags(run, {**tracking.common, **roles_told})
     for name, site in sites.items():
         context = "development" if name in roles.development else "external"
         tracking.dataset(run, site.exams, name=name, digest=site.digest[:16], context=context)
 
 
 def _ceiling(config: DictConfig) -> dict[str, float] | None:
+    """The best possible AUROC at each institution, where the cohort is simulated."""
     if config.cohort.source != "simulated" or config.target != "lvsd":
         return None
     return ceiling(

@@ -1,7 +1,7 @@
 """The only file that talks to MLflow, beside Lightning's own logger."""
 
 import logging
-import os
+import re
 import subprocess
 import tempfile
 import urllib.error
@@ -9,21 +9,20 @@ import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from lightning.pytorch.loggers import MLFlowLogger
 from matplotlib.figure import Figure
-
-from datamodules.errors import InputError
-
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 from mlflow import MlflowClient
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from datamodules.errors import InputError
 
 for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -45,11 +44,12 @@ class Tracking:
 
     def __init__(self, uri: str, artifacts: str, experiment: str, *, enabled: bool) -> None:
         self.uri, self.experiment, self.enabled = uri, experiment, enabled
+        # Tags that every run of this launch carries.
+        self.common: dict[str, str] = {"mlflow.source.git.commit": git_commit()}
         if not enabled:
             return
         location = None
         if uri.startswith(SQLITE):
-            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
             location = Path(artifacts).resolve().as_uri()
         elif uri.startswith(("http://", "https://")):
             _check_answers(uri)
@@ -58,15 +58,25 @@ class Tracking:
                 f"tracking.uri={uri}: give a server's http(s):// address or sqlite:///FILE"
             )
         try:
+            if location:
+                Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
             self.client = MlflowClient(uri)
-            found = self.client.get_experiment_by_name(experiment)
-            self.experiment_id = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(experiment, location, tags=TRAINING_VIEW)
-            )
-        except (MlflowException, OSError) as error:
-            raise InputError(f"tracking.uri={uri} can't be used: {error}") from None
+            self.experiment_id = self._experiment(location)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise InputError(f"tracking.uri={_public(uri)} can't be used: {error}") from None
+
+    def _experiment(self, location: str | None) -> str:
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found is None:
+            try:
+                return self.client.create_experiment(self.experiment, location, TRAINING_VIEW)
+            except MlflowException:  # a launch beside this one was quicker
+                found = self.client.get_experiment_by_name(self.experiment)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
 
     @contextmanager
     def run(
@@ -87,12 +97,12 @@ class Tracking:
         else:
             nested = {} if parent is None else {"mlflow.parentRunId": parent}
             run = self.client.create_run(
-                self.experiment_id, run_name=name, tags={**nested, **(tags or {})}
+                self.experiment_id, run_name=name, tags={**self.common, **nested, **(tags or {})}
             )
             run_id = run.info.run_id
         try:
             yield run_id
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
             self._end(run_id, "KILLED")
             raise
         except BaseException:
@@ -200,14 +210,19 @@ def git_commit() -> str:
         return "unknown"
 
 
+def _public(uri: str) -> str:
+    """The address without a user's name and password."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
 def _check_answers(uri: str) -> None:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
+        with urllib.request.urlopen(f"{_public(uri).rstrip('/')}/health", timeout=10):
             return
     except urllib.error.HTTPError:
         return  # a proxy may hide /health; that something answers is what counts here
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise InputError(
-            f"tracking.uri={uri}: no server answers there ({error}). Start it, correct the "
-            "address, or leave tracking.uri out to track to a local file. Nothing was started."
+            f"tracking.uri={_public(uri)}: no server answers there ({error}). Start it, correct "
+            "the address, or leave tracking.uri out to track to a local file. Nothing was started."
         ) from None

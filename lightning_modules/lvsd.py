@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks.resnet1d import ResNet1d
@@ -14,7 +15,7 @@ from lightning_modules.networks.vit import vision_transformer
 
 def ecg_network(
     architecture: str, *, leads: int, samples: int, patch_samples: int, settings: Mapping[str, Any]
-) -> nn.Module:
+) -> VisionTransformer | ResNet1d:
     """A network from ECG (B, leads, samples) to one logit (B, 1): "vit" or "resnet1d"."""
     if architecture == "vit":
         return vision_transformer(
@@ -32,6 +33,8 @@ class LVSDClassifier(Classifier):
     layer by layer towards the input (timm; 1.0 for none). With `frozen_encoder` only the head
     learns: a linear probe.
     """
+
+    network: VisionTransformer | ResNet1d
 
     def __init__(
         self,
@@ -106,7 +109,11 @@ class LVSDClassifier(Classifier):
             self.network.eval()
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.network(batch["ecg"]).squeeze(1)
+        ecg = batch["ecg"]
+        features = self.network.forward_features(ecg)
+        # bf16 has so few values that probabilities would tie, and an AUROC is made of ranks.
+        with torch.autocast(ecg.device.type, enabled=False):
+            return self.network.forward_head(features.float()).squeeze(1)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         decay = self.hparams["weight_decay"]

@@ -35,7 +35,8 @@ def adamw_warmup_cosine(
     optimiser = torch.optim.AdamW(
         [{**group, "lr": rate * group.get("lr_scale", 1.0)} for group in groups],
         betas=betas,
-        fused=True,
+        # Gradients that were scaled for float16 must be unscaled before a fused step clips them.
+        fused=module.trainer.precision != "16-mixed",
     )
     total = int(module.trainer.estimated_stepping_batches)
     warmup = max(1, round(warmup_fraction * total))

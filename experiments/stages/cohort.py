@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -38,12 +39,20 @@ class Site:
     store: Store
     flow: dict[str, int]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of everything that training or testing on this institution depends on."""
-        columns = ["exam_id", "patient_id", "split", "target"]
-        table = self.exams[columns].to_csv(index=False)
-        return hashlib.sha256(f"{self.store.digest}\n{table}".encode()).hexdigest()
+        return self._digest("target")
+
+    @cached_property
+    def signals_digest(self) -> str:
+        """Of everything that pretraining depends on: no label is."""
+        return self._digest()
+
+    def _digest(self, *columns: str) -> str:
+        table = self.exams[["exam_id", "patient_id", "split", *columns]].to_csv(index=False)
+        text = f"{self.name}\n{self.store.digest}\n{table}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,11 @@ def check_cohort(config: DictConfig, development: Sequence[Site], external: Sequ
         *(site.exams.assign(role="external") for site in external),
     ]
     check_leakage(pd.concat(tables))
+    if not external and not config.splits.test:
+        raise InputError(
+            "Nothing is left to test on: name cohort.external institutions, or give splits.test a "
+            "share of the development patients."
+        )
     learned_from = pd.concat([site.exams for site in development])
     check_balance(
         learned_from,
@@ -88,7 +102,7 @@ def check_cohort(config: DictConfig, development: Sequence[Site], external: Sequ
 
 
 def roles_of(config: DictConfig, institutions: Sequence[str]) -> Roles:
-    """The institutions' roles; for leave-site-out, all that take part are development ones.
+    """The institutions' roles; for leave-site-out, those that take part (named ones, or all).
 
     Raises InputError for an unknown institution, one in both roles, or no development one.
     """
@@ -102,8 +116,9 @@ def roles_of(config: DictConfig, institutions: Sequence[str]) -> Roles:
                     f"{f'Did you mean {near[0]}? ' if near else ''}"
                     f"There are {', '.join(institutions)}."
                 )
-    if config.protocol == "leave_site_out" and external is None:
-        return Roles(tuple(institutions), ())
+    if config.protocol == "leave_site_out":
+        named = [*(development or ()), *(external or ())]
+        return Roles(tuple(dict.fromkeys(named or institutions)), ())
     if not development:
         raise InputError(
             "Name the institutions to train on: cohort.development=[a,b]. "

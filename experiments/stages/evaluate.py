@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from datamodules.institution import ExamDataModule
 from datamodules.transforms import ECGPreprocessing
-from experiments.console import StageBar, is_first_process, say
+from experiments.console import StageBar, say
+from experiments.processes import is_first_process
 from experiments.stages.cohort import Site
 from experiments.stages.folder import StageFolder, file_digest
 from experiments.stages.training import data_module, trainer
@@ -37,7 +38,9 @@ def evaluate(
         "evaluate",
         {
             "checkpoint": file_digest(checkpoint),
-            "data": [[site.digest for site in sites] for sites in (development, external)],
+            "data": [
+                [(site.name, site.digest) for site in sites] for sites in (development, external)
+            ],
         },
     )
     table = folder.path / "predictions.parquet"

@@ -1,5 +1,6 @@
 """Supervised training on the development institutions' labelled exams."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from datamodules.errors import InputError
 from datamodules.recordings import LEADS
 from datamodules.transforms import ECGPreprocessing
 from experiments.config import plain
-from experiments.console import StageBar, is_first_process, say
+from experiments.console import StageBar, say
 from experiments.evaluation.threshold import youden_threshold
+from experiments.processes import is_first_process
 from experiments.stages.cohort import Site
 from experiments.stages.evaluate import predict
 from experiments.stages.folder import StageFolder, file_digest
@@ -24,6 +26,7 @@ from experiments.stages.training import (
     data_module,
     resume_point,
     schedule,
+    seed_after,
     stage_run,
     trainer,
     what_matters,
@@ -56,102 +59,115 @@ def finetune(
         {
             "network": network,
             "finetune": settings,
-            "patch_samples": config.ecg.patch_samples,
-            "preprocessing": preprocessing.as_dict(),
+            "ecg": plain(config.ecg),
             "pretrained": file_digest(pretrained) if pretrained else None,
             "trainer": what_matters(config),
             "seed": config.seed,
             "data": [site.digest for site in development],
         },
     )
-    checkpoint = folder.path / "model.ckpt"
-    if (record := folder.record) is not None:
-        say(f"{name}: reused from run {record['run']} ({_outcome(record)})")
-        tracking.tags(parent, {f"reused.{name}": str(record["run"])})
-        return checkpoint
+    with folder.alone():
+        checkpoint = folder.path / "model.ckpt"
+        if (record := folder.record) is not None:
+            say(f"{name}: reused from run {record['run']} ({_outcome(record)})")
+            tracking.tags(parent, {f"reused.{name}": str(record["run"])})
+            return checkpoint
 
-    L.seed_everything(config.seed, verbose=False)
-    data = data_module(
-        config,
-        development,
-        [],
-        preprocessing=preprocessing,
-        batch_size=settings["batch_size"],
-        labelled=True,
-        augmentation=settings["augmentation"],
-    )
-    sites = ", ".join(site.name for site in development)
-    origin = "from mae" if pretrained else "from scratch"
-    with stage_run(
-        tracking,
-        folder,
-        f"finetune {network['name']} {origin} · {name}",
-        parent=parent,
-        tags={"stage": "finetune", "model": name, "development": sites},
-        params={"network": network, **settings},
-    ) as run:
-        best = ModelCheckpoint(
-            dirpath=folder.path,
-            filename="best",
-            monitor=MONITORED,
-            mode="max",
-            save_weights_only=True,
-            enable_version_counter=False,
-        )
-        fit = trainer(
+        L.seed_everything(config.seed, verbose=False)
+        data = data_module(
             config,
-            folder.path,
-            [
-                StageBar(name, {MONITORED: "validation AUROC"}),
-                best,
-                EarlyStopping(MONITORED, mode="max", patience=settings["patience"]),
-                resume_point(folder.path, settings["validate_every_steps"]),
-            ],
-            logger=tracking.logger(run),
-            **schedule(settings),
+            development,
+            [],
+            preprocessing=preprocessing,
+            batch_size=settings["batch_size"],
+            labelled=True,
+            augmentation=settings["augmentation"],
         )
-        module = classifier(
-            config, model, preprocessing, data.train_targets, world_size=fit.world_size
-        )
-        if pretrained:
-            weights = torch.load(pretrained, map_location="cpu", weights_only=True)["state_dict"]
-            try:
-                module.load_encoder(weights)
-            except ValueError as error:
-                raise InputError(
-                    f"{name}: {error}. Pretrain the network it is to start from."
-                ) from None
-        cut = folder.path / RESUME_POINT
-        fit.fit(module, data, ckpt_path=cut if cut.exists() else None, weights_only=True)
+        # Few labels make short epochs; each of them is validated.
+        epoch = math.ceil(len(data.train_targets) / settings["batch_size"])
+        interval = min(settings["validate_every_steps"], epoch)
+        sites = ", ".join(site.name for site in development)
+        origin = "from mae" if pretrained else "from scratch"
+        with stage_run(
+            tracking,
+            folder,
+            f"finetune {network['name']} {origin} · {name}",
+            parent=parent,
+            tags={"stage": "finetune", "model": name, "development": sites},
+            params={"network": network, **settings},
+        ) as run:
+            best = ModelCheckpoint(
+                dirpath=folder.path,
+                filename="best",
+                monitor=MONITORED,
+                mode="max",
+                save_weights_only=True,
+                enable_version_counter=False,
+            )
+            fit = trainer(
+                config,
+                folder.path,
+                [
+                    StageBar(name, {MONITORED: "validation AUROC"}),
+                    best,
+                    EarlyStopping(MONITORED, mode="max", patience=settings["patience"]),
+                    resume_point(folder.path),
+                ],
+                logger=tracking.logger(run),
+                **schedule({**settings, "validate_every_steps": interval}),
+            )
+            module = classifier(
+                config, model, preprocessing, data.train_targets, world_size=fit.world_size
+            )
+            if pretrained:
+                weights = torch.load(pretrained, map_location="cpu", weights_only=True)[
+                    "state_dict"
+                ]
+                try:
+                    module.load_encoder(weights)
+                except ValueError as error:
+                    raise InputError(
+                        f"{name}: {error}. Pretrain the network it is to start from."
+                    ) from None
+            cut = seed_after(config, fit, folder.path / RESUME_POINT)
+            fit.fit(module, data, ckpt_path=cut, weights_only=True)
 
-        if best.best_model_path:
-            chosen = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-            module.load_state_dict(chosen["state_dict"])
-            auroc = float(best.best_model_score or np.nan)
-        else:  # too short a training for a validation on the way
-            auroc = fit.validate(module, data, verbose=False)[0][MONITORED]
-        predictions = predict(fit, module, data)
-        validation = predictions[predictions["split"] == "val"]
-        threshold = youden_threshold(validation["target"], validation["probability"])
-        module.set_threshold(threshold)
-        fit.save_checkpoint(checkpoint, weights_only=True)
-        if is_first_process():
-            record = {
-                "run": run,
-                "uri": tracking.uri,
-                "labels": len(data.train_targets),
-                "val_auroc": auroc,
-                "threshold": threshold,
-            }
-            say(f"{name}: trained on {record['labels']} labelled ECGs, {_outcome(record)}")
-            tracking.metrics(run, {"val/auroc_best": record["val_auroc"], "threshold": threshold})
-            tracking.file(run, checkpoint, "checkpoint")
-            for used in folder.path.glob("*.ckpt"):
-                if used != checkpoint:
-                    used.unlink()
-            folder.finish(record)
-        fit.strategy.barrier()
-    return checkpoint
+            if best.best_model_path:
+                chosen = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+                module.load_state_dict(chosen["state_dict"])
+                auroc = float(best.best_model_score or np.nan)
+            else:  # too short a training for a validation on the way
+                auroc = fit.validate(module, data, verbose=False)[0][MONITORED]
+            predictions = predict(fit, module, data)
+            validation = predictions[predictions["split"] == "val"]
+            if not np.isfinite(predictions["logit"]).all():
+                raise InputError(
+                    f"{name}: training diverged, its outputs are no numbers. Lower "
+                    "finetune.base_learning_rate, or set finetune.gradient_clip=1.0. "
+                    f"Remove {folder.path} to begin anew."
+                )
+            threshold = youden_threshold(validation["target"], validation["probability"])
+            module.set_threshold(threshold)
+            fit.save_checkpoint(checkpoint, weights_only=True)
+            if is_first_process():
+                record = {
+                    "run": run,
+                    "uri": tracking.uri,
+                    "labels": len(data.train_targets),
+                    "val_auroc": auroc,
+                    "threshold": threshold,
+                }
+                say(f"{name}: trained on {record['labels']} labelled ECGs, {_outcome(record)}")
+                tracking.metrics(
+                    run, {"val/auroc_best": record["val_auroc"], "threshold": threshold}
+                )
+                tracking.file(run, checkpoint, "checkpoint")
+                for used in folder.path.glob("*.ckpt"):
+                    if used != checkpoint:
+                        used.unlink()
+                folder.finish(record)
+            fit.strategy.barrier()
+        return checkpoint
 
 
 def classifier(

@@ -2,10 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+
+from experiments.processes import is_first_process
 
 PACKAGES = Path(__file__).resolve().parents[2]
 
@@ -20,6 +25,16 @@ class StageFolder:
     def __init__(self, root: Path, stage: str, key: Mapping[str, Any]) -> None:
         text = json.dumps({**key, "code": code_digest()}, sort_keys=True)
         self.path = root / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait while another launch works on the same stage; it will be finished then."""
+        if not is_first_process():
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            yield
 
     @property
     def record(self) -> dict[str, Any] | None:
@@ -48,7 +63,12 @@ class StageFolder:
 def code_digest() -> str:
     """Of the code that results depend on: a changed network or reader is not reused."""
     digest = hashlib.sha256()
-    for package in ("datamodules", "lightning_modules", "experiments/stages"):
+    for package in (
+        "datamodules",
+        "lightning_modules",
+        "experiments/stages",
+        "experiments/evaluation",
+    ):
         for file in sorted((PACKAGES / package).rglob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Masked-autoencoder pretraining on the development institutions' ECGs, labelled or not."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
+from datamodules.errors import InputError
 from datamodules.institution import millivolts
 from datamodules.multisite import MultiSiteDataModule
 from datamodules.recordings import LEADS
 from datamodules.transforms import ECGPreprocessing
 from experiments.config import plain
-from experiments.console import StageBar, is_first_process, say
+from experiments.console import StageBar, say
 from experiments.figures.ecg_paper import reconstruction_figure
+from experiments.processes import is_first_process
 from experiments.stages.cohort import Site
 from experiments.stages.folder import StageFolder
 from experiments.stages.training import (
@@ -21,6 +24,7 @@ from experiments.stages.training import (
     data_module,
     resume_point,
     schedule,
+    seed_after,
     stage_run,
     trainer,
     what_matters,
@@ -97,74 +101,80 @@ def pretrain(
         Path(config.cache) / "stages",
         "pretrain",
         {
-            "pretrain": settings,
-            "network": plain(config.network),
+            "pretrain": {k: v for k, v in settings.items() if k != "plateau_explained_variance"},
+            "network": plain(config.network.settings),
             "ecg": plain(config.ecg),
-            "preprocessing": preprocessing.as_dict(),
             "trainer": what_matters(config),
             "seed": config.seed,
-            "data": [site.digest for site in development],
+            "data": [site.signals_digest for site in development],
         },
     )
-    checkpoint = folder.path / "model.ckpt"
-    sites = ", ".join(site.name for site in development)
-    if (record := folder.record) is not None:
-        say(f"pretrain: reused from run {record['run']} ({_pair(record)})")
-        tracking.tags(parent, {"reused.pretrain": str(record["run"])})
-        _warn_of_plateau(record, settings)
-        return checkpoint
+    with folder.alone():
+        checkpoint = folder.path / "model.ckpt"
+        sites = ", ".join(site.name for site in development)
+        if (record := folder.record) is not None:
+            say(f"pretrain: reused from run {record['run']} ({_pair(record)})")
+            tracking.tags(parent, {"reused.pretrain": str(record["run"])})
+            _warn_of_plateau(record, settings)
+            return checkpoint
 
-    L.seed_everything(config.seed, verbose=False)
-    data = data_module(
-        config,
-        development,
-        [],
-        preprocessing=preprocessing,
-        batch_size=settings["batch_size"],
-        labelled=False,
-        augmentation=settings["augmentation"],
-    )
-    with stage_run(
-        tracking,
-        folder,
-        f"pretrain {config.network.name} · {sites}",
-        parent=parent,
-        tags={"stage": "pretrain", "development": sites},
-        params={"network": config.network.name, **settings},
-    ) as run:
-        bar = StageBar(
-            f"pretrain {config.network.name}", {"val/explained_variance": "explained variance"}
-        )
-        fit = trainer(
+        L.seed_everything(config.seed, verbose=False)
+        data = data_module(
             config,
-            folder.path,
-            [
-                bar,
-                resume_point(folder.path, settings["validate_every_steps"]),
-                ReconstructionFigure(data, tracking, run),
-            ],
-            logger=tracking.logger(run),
-            **schedule(settings),
+            development,
+            [],
+            preprocessing=preprocessing,
+            batch_size=settings["batch_size"],
+            labelled=False,
+            augmentation=settings["augmentation"],
         )
-        module = autoencoder(config, preprocessing, lead_covariance, fit.world_size)
-        cut = folder.path / RESUME_POINT
-        fit.fit(module, data, ckpt_path=cut if cut.exists() else None, weights_only=True)
-        (final,) = fit.validate(module, data, verbose=False)
-        fit.save_checkpoint(checkpoint, weights_only=True)
-        if is_first_process():
-            record = {
-                "run": run,
-                "uri": tracking.uri,
-                "explained_variance": final["val/explained_variance"],
-                "least_squares": final["val/explained_variance_least_squares"],
-            }
-            say(f"pretrain: done, {_pair(record)}")
-            tracking.tags(run, {"plateau": str(_warn_of_plateau(record, settings)).lower()})
-            tracking.file(run, checkpoint, "checkpoint")
-            cut.unlink(missing_ok=True)
-            folder.finish(record)
-        fit.strategy.barrier()
-    return checkpoint
+        with stage_run(
+            tracking,
+            folder,
+            f"pretrain {config.network.name} · {sites}",
+            parent=parent,
+            tags={"stage": "pretrain", "development": sites},
+            params={"network": config.network.name, **settings},
+        ) as run:
+            bar = StageBar(
+                f"pretrain {config.network.name}", {"val/explained_variance": "explained variance"}
+            )
+            fit = trainer(
+                config,
+                folder.path,
+                [
+                    bar,
+                    resume_point(folder.path),
+                    ReconstructionFigure(data, tracking, run),
+                ],
+                logger=tracking.logger(run),
+                **schedule(settings),
+            )
+            module = autoencoder(config, preprocessing, lead_covariance, fit.world_size)
+            cut = seed_after(config, fit, folder.path / RESUME_POINT)
+            fit.fit(module, data, ckpt_path=cut, weights_only=True)
+            (final,) = fit.validate(module, data, verbose=False)
+            if not math.isfinite(final["val/loss"]):
+                raise InputError(
+                    "pretrain: training diverged, the loss is no number. Lower "
+                    "pretrain.base_learning_rate, or set pretrain.gradient_clip=1.0. "
+                    f"Remove {folder.path} to begin anew."
+                )
+            fit.save_checkpoint(checkpoint, weights_only=True)
+            if is_first_process():
+                record = {
+                    "run": run,
+                    "uri": tracking.uri,
+                    "explained_variance": final["val/explained_variance"],
+                    "least_squares": final["val/explained_variance_least_squares"],
+                }
+                say(f"pretrain: done, {_pair(record)}")
+                tracking.tags(run, {"plateau": str(_warn_of_plateau(record, settings)).lower()})
+                tracking.file(run, checkpoint, "checkpoint")
+                (folder.path / RESUME_POINT).unlink(missing_ok=True)
+                folder.finish(record)
+            fit.strategy.barrier()
+        return checkpoint
 
 
 class ReconstructionFigure(L.Callback):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 from omegaconf import DictConfig
 
+from experiments.evaluation.predictions import POOLED
 from experiments.evaluation.summary import (
     markdown_table,
     results_table,
@@ -71,6 +72,10 @@ def report(
         tracking.metrics(run, {f"ceiling/auroc/{name}": v for name, v in ceiling.items()})
     percent = f"{config.statistics.confidence:.0%}"
     note = f"### AUROC for {config.target} ({percent} interval)\n\n{markdown_table(table)}\n"
+    if config.protocol == "leave_site_out":
+        note += (
+            f"\n*{POOLED}* puts together exams that were scored by another model in each fold.\n"
+        )
     if ceiling is not None:
         note += f"\n{SIMULATED}\n"
     note += "\nRole *development*: internal test, patients held out. Files: the Artifacts tab.\n"

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from datamodules.errors import InputError
@@ -58,9 +59,8 @@ def trainer(
     config: DictConfig, folder: Path, callbacks: Sequence[Callback], **settings: Any
 ) -> L.Trainer:
     """Lightning's Trainer with the person's settings and ours for a stage."""
-    chosen = {k: v for k, v in plain(config.trainer).items() if k not in OURS}
     made = L.Trainer(
-        **chosen,
+        **_lightnings(config),
         **settings,
         callbacks=list(callbacks),
         default_root_dir=folder,
@@ -78,6 +78,15 @@ def trainer(
     return made
 
 
+def seed_after(config: DictConfig, trainer: L.Trainer, cut: Path) -> Path | None:
+    """Seed what is random while training, for each process, and on from a cut; the cut if any."""
+    step = (
+        torch.load(cut, map_location="cpu", weights_only=True)["global_step"] if cut.exists() else 0
+    )
+    L.seed_everything(config.seed + 1000 * trainer.global_rank + step, verbose=False)
+    return cut if cut.exists() else None
+
+
 def schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage's settings ask of the Trainer. Validations come every so many steps."""
     if settings["max_steps"] < 1 and settings["max_epochs"] < 1:
@@ -91,21 +100,36 @@ def schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def resume_point(folder: Path, every_n_train_steps: int) -> ModelCheckpoint:
-    """Keeps the newest state, whatever its metrics: where a cut run goes on."""
+def resume_point(folder: Path) -> ModelCheckpoint:
+    """Keeps the state after the newest validation: where a cut run goes on.
+
+    After, not before: other callbacks have then learned what the validation gave.
+    """
     return ModelCheckpoint(
         dirpath=folder,
         filename=RESUME_POINT.removesuffix(".ckpt"),
         save_top_k=1,
         monitor=None,
-        every_n_train_steps=every_n_train_steps,
+        every_n_epochs=1,
+        save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
 
 
 def what_matters(config: DictConfig) -> dict[str, Any]:
-    """The Trainer's settings that change a result, for a stage's key."""
-    return {key: plain(config.trainer)[key] for key in ("devices", "num_nodes", "precision")}
+    """What of the Trainer changes a result, for a stage's key: processes and precision.
+
+    Raises InputError for a Trainer that can't be.
+    """
+    try:
+        made = L.Trainer(**_lightnings(config), logger=False, enable_checkpointing=False)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise InputError(f"trainer: Lightning refuses these settings: {error}") from None
+    return {"processes": made.world_size, "precision": str(config.trainer.precision)}
+
+
+def _lightnings(config: DictConfig) -> dict[str, Any]:
+    return {key: value for key, value in plain(config.trainer).items() if key not in OURS}
 
 
 @contextmanager
@@ -125,6 +149,7 @@ def stage_run(
         resume = None
     with tracking.run(name, parent=parent, tags=tags, resume=resume) as run:
         if run is not None:
+            tracking.tags(run, {"mlflow.parentRunId": str(parent)})
             folder.write("run.json", {"run": run, "uri": tracking.uri})
             if resume is None:
                 tracking.params(run, flat(params))

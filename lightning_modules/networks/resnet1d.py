@@ -71,5 +71,9 @@ class ResNet1d(nn.Module):
         """(B, leads, samples) -> features averaged over time (B, widths[-1])."""
         return self.stages(self.stem(ecg)).mean(2)
 
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Features (B, widths[-1]) -> logits (B, outputs)."""
+        return self.head(features)
+
     def forward(self, ecg: Tensor) -> Tensor:
-        return self.head(self.forward_features(ecg))
+        return self.forward_head(self.forward_features(ecg))

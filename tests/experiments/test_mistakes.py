@@ -156,7 +156,10 @@ def test_an_empty_manifest(cohort: Path, refused: Report) -> None:
         (["pretrain.masking=blocks"], "random, time, lead, mixed"),
         (["finetune.pooling=max"], "mean, class_token"),
         (["finetune.max_steps=-1"], "training never ends"),
-        (["experiment=leave_site_out", "folds=[gamma]"], "There are alpha, beta"),
+        (
+            ["experiment=leave_site_out", "cohort.development=null", "folds=[gamma]"],
+            "There are alpha, beta",
+        ),
     ],
 )
 def test_a_wrong_word(refused: Report, overrides: list[str], message: str) -> None:

@@ -30,7 +30,7 @@ for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
 warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
 
 SQLITE = "sqlite:///"
-# Without it MLflow's UI takes the experiment for one about language models.
+# MLflow's own name for an experiment that trains models rather than language applications.
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 
 

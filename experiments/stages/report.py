@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 from omegaconf import DictConfig
 
-from experiments.evaluation.predictions import POOLED
+from experiments.evaluation.predictions import POOLED, check_predictions
 from experiments.evaluation.summary import (
     markdown_table,
     results_table,
@@ -35,6 +35,7 @@ def report(
     run: str | None,
 ) -> pd.DataFrame:
     """Leave predictions, summary, figures and the description on `run`; the table for people."""
+    check_predictions(predictions, "this launch's predictions")
     summary = summarise(
         predictions,
         confidence=config.statistics.confidence,

@@ -1,11 +1,11 @@
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from test_mae_module import build as build_mae
+from test_mae_module import trainer
 from torch.utils.data import DataLoader
 
 from lightning_modules.lvsd import LVSDClassifier
@@ -43,18 +43,6 @@ def exams(n: int = 32, repeat: int = 0) -> DataLoader[dict[str, torch.Tensor]]:
         for i in [*range(n), *[0] * repeat]
     ]
     return DataLoader(rows, batch_size=16)  # type: ignore[arg-type]
-
-
-def trainer(folder: Path, **settings: Any) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-        **settings,
-    )
 
 
 @pytest.mark.parametrize("architecture", ["vit", "resnet1d"])

@@ -11,10 +11,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from datamodules.store import Store
-from datamodules.transforms import ECGAugmentation, ECGPreprocessing
+from datamodules.inputs import (
+    BNPReader,
+    CXRReader,
+    ECGReader,
+    Preprocessing,
+    Reader,
+    millivolts,
+    prepare,
+)
+from datamodules.transforms import (
+    BNPPreprocessing,
+    CXRAugmentation,
+    CXRPreprocessing,
+    ECGAugmentation,
+    ECGPreprocessing,
+)
 
 Batch = dict[str, Any]
+Augmentation = ECGAugmentation | CXRAugmentation
 
 
 @dataclass(frozen=True)
@@ -26,54 +41,49 @@ class Loading:
     seed: int
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What was learned from training exams without their targets.
+
+    `ranges`: quantity -> its lowest and highest value; a later input outside them is unlike the
+    training data. `lead_covariance` (12, 12): of preprocessed ECGs.
+    """
+
+    preprocessing: Preprocessing
+    ranges: dict[str, tuple[float, float]]
+    lead_covariance: Tensor | None = None
+
+
 class ExamDataset(Dataset[Batch]):
-    """Exams of one or more stores, read a batch at a time as they were recorded."""
+    """Exams read a batch at a time as they were recorded.
+
+    Films are augmented here, where the reading processes are; ECGs later, on the device.
+    """
 
     def __init__(
         self,
-        stores: Sequence[Store],
-        institution: np.ndarray,
-        row: np.ndarray,
+        read: Reader,
         target: np.ndarray,
-        seconds: int,
+        institution: np.ndarray,
+        augmentation: CXRAugmentation | None = None,
     ) -> None:
-        self.stores, self.seconds = stores, seconds
-        self.institution, self.row, self.target = institution, row, target
-        self.rate = np.empty(len(row), dtype=np.int64)
-        for i, store in enumerate(stores):
-            mine = institution == i
-            self.rate[mine] = store.index["sampling_rate_hz"].to_numpy()[row[mine]]
+        self.read, self.target, self.institution = read, target, institution
+        self.augmentation = augmentation
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.target)
 
     def __getitem__(self, exam: int) -> Batch:
         return self.__getitems__([exam])
 
     def __getitems__(self, exams: Sequence[int]) -> Batch:
-        """{signals, target (B,), exam (B,), institution (B,)}.
-
-        `signals` holds, for each sampling rate in the batch, its exams' places in the batch (b,),
-        their first `seconds` as int16 (b, 12, n), and units a mV and baseline (b, 12).
-        """
+        """{recorded (what the reader gives), target (B,), exam (B,), institution (B,)}."""
         chosen = np.asarray(exams)
-        signals = {}
-        for rate in np.unique(self.rate[chosen]):
-            places = np.flatnonzero(self.rate[chosen] == rate)
-            n = int(rate) * self.seconds
-            of_rate = [
-                (self.stores[self.institution[exam]], self.row[exam]) for exam in chosen[places]
-            ]
-            signals[int(rate)] = (
-                torch.from_numpy(places),
-                torch.from_numpy(np.stack([store.read(row, n) for store, row in of_rate])),
-                torch.from_numpy(
-                    np.stack([store.units_per_mv[row] for store, row in of_rate], dtype=np.float32)
-                ),
-                torch.from_numpy(np.stack([store.baseline[row] for store, row in of_rate])),
-            )
+        recorded: Any = self.read(chosen)
+        if self.augmentation is not None:
+            recorded = torch.from_numpy(self.augmentation(recorded.numpy()))
         return {
-            "signals": signals,
+            "recorded": recorded,
             "target": torch.from_numpy(self.target[chosen]),
             "exam": torch.from_numpy(chosen),
             "institution": torch.from_numpy(self.institution[chosen]),
@@ -141,22 +151,23 @@ class ResumableLoader(DataLoader[Batch]):
 
 
 class ExamDataModule(L.LightningDataModule):
-    """Loaders over one table of exams.
+    """Loaders over one table of exams and one input: the one that `preprocessing` is for.
 
     `exams` (one row an exam; its position is batch["exam"]): institution, split ("train", "val",
-    "test"; "external" for an external institution's), patient_id, exam_id, row (in the
-    institution's store), target (1, 0, or NaN where unknown). With `labelled`, only exams with a
-    target are drawn. After transfer to the device a batch holds "ecg" (B, 12, samples) in place of
-    "signals".
+    "test"; "held_out" for those kept from a cross-fitted model; "external" for an external
+    institution's), patient_id, exam_id, row (in the institution's store), target (1, 0, or NaN
+    where unknown), and for BNP the values themselves. With `labelled`, only exams with a target
+    are drawn. After transfer to the device a batch holds "ecg" (B, 12, samples), "cxr"
+    (B, 1, size, size) or "bnp" (B, features) in place of "recorded".
     """
 
     def __init__(
         self,
         exams: pd.DataFrame,
-        stores: Mapping[str, Store],
+        stores: Mapping[str, Any],
         *,
-        preprocessing: ECGPreprocessing,
-        augmentation: ECGAugmentation | None,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation | None,
         loading: Loading,
         labelled: bool,
     ) -> None:
@@ -164,14 +175,19 @@ class ExamDataModule(L.LightningDataModule):
         self.exams, self.stores = exams.reset_index(drop=True), dict(stores)
         self.preprocessing, self.augmentation = preprocessing, augmentation
         self.loading, self.labelled = loading, labelled
-        names = list(self.stores)
+        numbers = {name: number for number, name in enumerate(self.stores)}
+        institution = self.exams["institution"].map(numbers).to_numpy(np.int64)
         self.dataset = ExamDataset(
-            list(self.stores.values()),
-            self.exams["institution"].map({n: i for i, n in enumerate(names)}).to_numpy(np.int64),
-            self.exams["row"].to_numpy(np.int64),
-            self.exams["target"].to_numpy(np.float32),
-            preprocessing.seconds,
+            self._reader(institution), self.exams["target"].to_numpy(np.float32), institution
         )
+
+    def _reader(self, institution: np.ndarray) -> Reader:
+        if isinstance(self.preprocessing, BNPPreprocessing):
+            return BNPReader(self.preprocessing.features(self.exams))
+        stores, row = list(self.stores.values()), self.exams["row"].to_numpy(np.int64)
+        if isinstance(self.preprocessing, CXRPreprocessing):
+            return CXRReader(stores, institution, row)
+        return ECGReader(stores, institution, row, self.preprocessing.seconds)
 
     def chosen(self, *splits: str) -> np.ndarray:
         """Positions in `exams` of the splits' exams, labelled ones only where that is asked."""
@@ -186,59 +202,88 @@ class ExamDataModule(L.LightningDataModule):
         return self.exams["target"].to_numpy()[self.chosen("train")]
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self._distributed("train", shuffle=True), ResumableLoader)
+        dataset = self.dataset
+        if isinstance(self.augmentation, CXRAugmentation):
+            dataset = ExamDataset(
+                dataset.read, dataset.target, dataset.institution, self.augmentation
+            )
+        return self._loader(self._distributed("train", shuffle=True), dataset, ResumableLoader)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self._distributed("val", shuffle=False))
+        return self._loader(self._distributed("val", shuffle=False), self.dataset)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Validation, internal test and external exams; never those trained on."""
-        exams = self.chosen("val", "test", "external")
-        return self._loader(EachOnce(exams, *self._rank_and_world()))
+        """All exams but those trained on."""
+        exams = self.chosen("val", "test", "held_out", "external")
+        return self._loader(EachOnce(exams, *self._rank_and_world()), self.dataset)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         batch = self.preprocess(batch)
-        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
+        training = self.trainer is not None and self.trainer.training
+        if training and isinstance(self.augmentation, ECGAugmentation):
             batch["ecg"] = self.augmentation(batch["ecg"])
         return batch
 
     def preprocess(self, batch: Batch) -> Batch:
-        """Replace the recorded "signals" by the network's input "ecg" (B, 12, samples)."""
-        signals = batch.pop("signals")
-        ecg = None
-        for rate, (places, samples, units_per_mv, baseline) in signals.items():
-            part = self.preprocessing(millivolts(samples, units_per_mv, baseline), rate)
-            if ecg is None:
-                ecg = part.new_empty(len(batch["exam"]), *part.shape[1:])
-            ecg[places] = part
-        return {**batch, "ecg": ecg}
+        """Replace what was "recorded" by the network's input."""
+        recorded = batch.pop("recorded")
+        return {**batch, self.preprocessing.input: prepare(recorded, self.preprocessing)}
 
-    def fit_statistics(self, exams: int) -> tuple[ECGPreprocessing, Tensor]:
-        """The preprocessing fitted on training exams, and its output's lead covariance (12, 12).
+    def fit_statistics(self, exams: int) -> Fitted:
+        """Normalisation and ranges of the training exams, labelled ones only where that is asked.
 
-        At most `exams` of them are read, spread evenly over the table.
+        At most `exams` ECGs are read for it, spread evenly over the table.
         """
         chosen = self.chosen("train")
-        chosen = chosen[np.linspace(0, len(chosen) - 1, min(exams, len(chosen))).astype(int)]
+        if isinstance(self.preprocessing, ECGPreprocessing):
+            spread = np.linspace(0, len(chosen) - 1, min(exams, len(chosen))).astype(int)
+            return self._fit_ecg(self.preprocessing, chosen[spread])
+        table = self.exams.iloc[chosen]
+        if isinstance(self.preprocessing, BNPPreprocessing):
+            features = self.preprocessing.features(table)
+            marker = table[self.preprocessing.marker]
+            return Fitted(
+                self.preprocessing.fitted(features), {self.preprocessing.marker: _range(marker)}
+            )
+        sizes = pd.concat(
+            [
+                store.index.iloc[table.loc[table["institution"] == name, "row"]]
+                for name, store in self.stores.items()
+            ]
+        )
+        return Fitted(
+            self.preprocessing,
+            {f"image {side} (pixels)": _range(sizes[side]) for side in ("width", "height")},
+        )
+
+    def _fit_ecg(self, preprocessing: ECGPreprocessing, chosen: np.ndarray) -> Fitted:
         total, outer, n = torch.zeros(12), torch.zeros(12, 12), 0
-        unscaled = self.preprocessing.normalisation == "development"
+        unscaled = preprocessing.normalisation == "development"
+        amplitudes: list[Tensor] = []
+        rates: set[int] = set()
         for start in range(0, len(chosen), 64):
-            batch = self.dataset.__getitems__(chosen[start : start + 64])
-            for rate, (_, samples, units, baseline) in batch["signals"].items():
-                ecg = self.preprocessing.filter_and_resample(
-                    millivolts(samples, units, baseline), rate
-                )
-                ecg = ecg if unscaled else self.preprocessing.normalise(ecg)
+            recorded: Any = self.dataset.read(chosen[start : start + 64])
+            rates.update(recorded)
+            for rate, (_, samples, units, baseline) in recorded.items():
+                ecg = preprocessing.filter_and_resample(millivolts(samples, units, baseline), rate)
+                amplitudes.append(amplitude_mv(ecg))
+                ecg = ecg if unscaled else preprocessing.normalise(ecg)
                 total += ecg.sum((0, 2))
                 outer += torch.einsum("blt,bmt->lm", ecg, ecg)
                 n += ecg.shape[0] * ecg.shape[2]
+        ranges = {
+            "ECG sampling rate (Hz)": _range(list(rates)),
+            "ECG amplitude (mV)": _range(torch.cat(amplitudes).tolist()),
+        }
         mean = total / n
         covariance = outer / n - mean[:, None] * mean
         if not unscaled:
-            return self.preprocessing, covariance
+            return Fitted(preprocessing, ranges, covariance)
         deviation = covariance.diagonal().sqrt()
-        return self.preprocessing.fitted(mean, deviation), covariance / torch.outer(
-            deviation, deviation
+        return Fitted(
+            preprocessing.fitted(mean, deviation),
+            ranges,
+            covariance / torch.outer(deviation, deviation),
         )
 
     def _rank_and_world(self) -> tuple[int, int]:
@@ -260,10 +305,13 @@ class ExamDataModule(L.LightningDataModule):
         )
 
     def _loader(
-        self, sampler: Sampler[int], kind: type[DataLoader[Batch]] = DataLoader
+        self,
+        sampler: Sampler[int],
+        dataset: ExamDataset,
+        kind: type[DataLoader[Batch]] = DataLoader,
     ) -> DataLoader[Batch]:
         return kind(
-            self.dataset,
+            dataset,
             batch_size=self.loading.batch_size,
             sampler=sampler,
             num_workers=self.loading.workers,
@@ -274,16 +322,23 @@ class ExamDataModule(L.LightningDataModule):
 
 
 class InstitutionDataModule(ExamDataModule):
-    """One institution, trained, validated and tested on by itself."""
+    """One institution, trained, validated and tested on by itself.
 
-    def __init__(self, name: str, exams: pd.DataFrame, store: Store, **settings: Any) -> None:
+    `store` is the one of its ECGs or of its films; BNP, which stands in `exams`, has none.
+    """
+
+    def __init__(self, name: str, exams: pd.DataFrame, store: Any, **settings: Any) -> None:
         super().__init__(exams, {name: store}, **settings)
         self.institution, self.store = name, store
 
 
-def millivolts(samples: Tensor, units_per_mv: Tensor, baseline: Tensor) -> Tensor:
-    """Digital samples (b, 12, n) with units a mV and baseline (b, 12) -> float32 mV."""
-    return (samples.float() - baseline.float()[..., None]) / units_per_mv[..., None]
+def amplitude_mv(ecg_mv: Tensor) -> Tensor:
+    """An exam's amplitude (B,): the standard deviation of all leads of (B, leads, n), in mV."""
+    return ecg_mv.std((1, 2))
+
+
+def _range(values: Any) -> tuple[float, float]:
+    return float(min(values)), float(max(values))
 
 
 def _as_read(batch: Batch) -> Batch:

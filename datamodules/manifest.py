@@ -8,9 +8,10 @@ import io
 import math
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ IDS = ("patient_id", "exam_id")
 PATHS = ("ecg_path", "cxr_path")
 NUMBERS = (
     "bnp_pg_ml",
+    "nt_probnp_pg_ml",
     "lvef_percent",
     "tr_velocity_m_s",
     "pasp_mmhg",
@@ -38,6 +40,17 @@ TEXTS = ("institution", *IDS, *PATHS, "sex")
 ABSENT_WORDS = ("nan", "na", "n/a", "null", "none")
 ISO_TIME = r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)?"
 ISO_TIME_ZONE = ISO_TIME + r"(?:Z|[+-]\d{2}(?::?\d{2})?)"
+LIMIT = r"[<>≤≥]=?\s*\d+(?:\.\d+)?\D*"
+THOUSANDS = r"\d{1,3}(?:[,' ]\d{3})+(?:\.\d+)?"
+WITH_UNIT = r"\d+(?:\.\d+)?\s*[^\W\d].*"
+
+# The molar masses of the 32 and the 76 amino acids are 3464 and 8457 g/mol.
+TO_PG_ML = {
+    marker: f"1 ng/L = 1 pg/mL, 1 ng/mL = 1000 pg/mL, 1 pmol/L = {factor} pg/mL"
+    for marker, factor in (("bnp_pg_ml", 3.464), ("nt_probnp_pg_ml", 8.457))
+}
+# What a column of BNP or NT-proBNP may be called once nothing but letters and digits is left.
+MARKER_NAME = re.compile(r"((?:nt)?pro)?bnp(?:value|level|result)?(?:[fpnum]?(?:g|mol)[dm]?l)?")
 
 
 def find_manifests(root: Path) -> dict[str, Path]:
@@ -117,36 +130,31 @@ def check_manifest(table: pd.DataFrame, source: str, needs: Sequence[str] = ()) 
 
 
 def target_of(
-    exams: pd.DataFrame,
-    target: str,
-    *,
-    lvef_below_percent: float,
-    echo_within_days: float | None,
+    exams: pd.DataFrame, target: str, *, lvsd: Mapping[str, Any], ph: Mapping[str, Any]
 ) -> pd.Series:
     """0.0, 1.0 or NaN (not known) an exam, on the index of `exams`.
 
-    `lvsd` is LVEF < `lvef_below_percent`, not known where there is no LVEF, or where ECG and
-    echocardiogram both have a time and lie more than `echo_within_days` apart. Any other target
-    is the column of that name, which holds 0, 1 and empty. Raises InputError otherwise.
+    `lvsd` is LVEF < `lvef_below_percent`. `ph` is the column `ph`; where that is empty, PASP >=
+    `pasp_at_least_mmhg` or TR velocity > `tr_velocity_above_m_s`, judged by what there is of the
+    two. Neither is known where nothing of it was measured, or where ECG and echocardiogram both
+    have a time and lie more than `echo_within_days` apart (None: any). Any other target is the
+    column of that name, which holds 0, 1 and empty.
+
+    The arguments `lvsd` and `ph` map these names to numbers. Raises InputError for a column that
+    is missing or holds something else, and for a `ph` that contradicts its own PASP and TR
+    velocity.
     """
     if target == "lvsd":
-        _require(exams, "lvef_percent", "target=lvsd")
-        lvef = exams["lvef_percent"]
-        known = lvef.notna()
-        if echo_within_days is not None and {"ecg_time", "echo_time"} <= set(exams.columns):
-            apart = (exams["echo_time"] - exams["ecg_time"]).abs()
-            known &= ~(apart > pd.Timedelta(days=echo_within_days))
-        return (lvef < lvef_below_percent).astype("float64").where(known).rename(target)
+        return _lvsd(exams, **lvsd)
+    if target == "ph":
+        return _ph(exams, **ph)
     _require(exams, target, f"target={target}")
     column = exams[target]
     bad = column.notna() & ~column.isin([0, 1])
     if bad.any():
-        names = exams["institution"] if "institution" in exams else pd.Series("", exams.index)
         problems = [
-            f"{name}, {_row(exams, label)}, column {target}: {_shown(value)} is not 0 or 1"
-            for name, label, value in zip(
-                names[bad], exams.index[bad], column[bad].tolist(), strict=True
-            )
+            f"{place}, column {target}: {_shown(value)} is not 0 or 1"
+            for place, value in zip(_places(exams[bad]), column[bad].tolist(), strict=True)
         ]
         raise InputError(
             f"target={target}: the column must hold 0, 1, or nothing where it is not known:\n"
@@ -155,13 +163,80 @@ def target_of(
     return column.astype("float64").rename(target)
 
 
+def _lvsd(
+    exams: pd.DataFrame, *, lvef_below_percent: float, echo_within_days: float | None
+) -> pd.Series:
+    _require(exams, "lvef_percent", "target=lvsd")
+    lvef = exams["lvef_percent"]
+    known = lvef.notna() & _echo_in_time(exams, echo_within_days)
+    return (lvef < lvef_below_percent).astype("float64").where(known).rename("lvsd")
+
+
+def _ph(
+    exams: pd.DataFrame,
+    *,
+    pasp_at_least_mmhg: float,
+    tr_velocity_above_m_s: float,
+    echo_within_days: float | None,
+) -> pd.Series:
+    columns = ("ph", "pasp_mmhg", "tr_velocity_m_s")
+    if not set(columns) & set(exams.columns):
+        raise InputError(
+            f"target=ph: {_institutions(exams)} has none of the columns {', '.join(columns)}; "
+            f"one is needed. Columns here: {', '.join(exams.columns)}."
+        )
+    stated, pasp, velocity = (
+        exams[name] if name in exams else pd.Series(np.nan, exams.index) for name in columns
+    )
+    # Rounded, because 2.8 also comes as 2.8000000000000003, out of a sum or of single precision.
+    high = (pasp.round(4) >= pasp_at_least_mmhg) | (velocity.round(4) > tr_velocity_above_m_s)
+    derived = high.astype("float64").where(pasp.notna() | velocity.notna())
+    in_time = _echo_in_time(exams, echo_within_days)
+    contradicted = in_time & stated.notna() & derived.notna() & (stated != derived)
+    if contradicted.any():
+        problems = [
+            f"{place}: ph {_shown(of_ph)}, pasp_mmhg {_shown(mmhg)}, tr_velocity_m_s {_shown(m_s)}"
+            for place, of_ph, mmhg, m_s in zip(
+                _places(exams[contradicted]),
+                *(values[contradicted].tolist() for values in (stated, pasp, velocity)),
+                strict=True,
+            )
+        ]
+        raise InputError(
+            f"target=ph: {len(problems)} exam{'s' if len(problems) > 1 else ''} with a ph that "
+            f"contradicts its own echo values (PH is pasp_mmhg >= {pasp_at_least_mmhg:g} or "
+            f"tr_velocity_m_s > {tr_velocity_above_m_s:g}):\n{listing(problems)}\n"
+            "Mend these rows, or change ph.pasp_at_least_mmhg and ph.tr_velocity_above_m_s. If ph "
+            "is the hospital's own diagnosis, give the column another name, say ph_diagnosed, and "
+            "ask for target=ph_diagnosed."
+        )
+    return stated.fillna(derived).where(in_time).rename("ph")
+
+
+def _echo_in_time(exams: pd.DataFrame, within_days: float | None) -> pd.Series:
+    """False where ECG and echocardiogram are known to lie more than `within_days` apart."""
+    if within_days is None or not {"ecg_time", "echo_time"} <= set(exams.columns):
+        return pd.Series(True, exams.index)
+    apart = (exams["echo_time"] - exams["ecg_time"]).abs()
+    return ~(apart > pd.Timedelta(days=within_days))
+
+
 def _require(exams: pd.DataFrame, column: str, wanted_by: str) -> None:
     if column not in exams:
-        names = ", ".join(sorted(set(exams["institution"]))) if "institution" in exams else ""
         raise InputError(
-            f"{wanted_by}: {names or 'the manifest'} has no column {column!r}"
+            f"{wanted_by}: {_institutions(exams)} has no column {column!r}"
             f"{_nearest(column, exams.columns)}. Columns here: {', '.join(exams.columns)}."
         )
+
+
+def _institutions(exams: pd.DataFrame) -> str:
+    names = sorted(set(exams["institution"])) if "institution" in exams else []
+    return ", ".join(names) or "the manifest"
+
+
+def _places(exams: pd.DataFrame) -> list[str]:
+    names = exams["institution"] if "institution" in exams else [""] * len(exams)
+    return [f"{name}, {_row(exams, label)}" for name, label in zip(names, exams.index, strict=True)]
 
 
 def _nearest(wanted: str, names: Sequence[str] | pd.Index) -> str:
@@ -174,7 +249,9 @@ def _row(table: pd.DataFrame, label: object) -> str:
 
 
 def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else repr(value)
+    if isinstance(value, float):
+        return "empty" if math.isnan(value) else f"{value:.10g}"
+    return repr(value)
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -250,6 +327,15 @@ def _check(
         position = -1 if label is None else positions[label]
         problems.append((position, f"{name}, {where}column {column}: {text}"))
 
+    for column in table.columns:
+        marker = _marker(str(column))
+        if marker and marker not in table:
+            refuse(
+                str(column),
+                None,
+                f"the name gives no pg/mL; call it {marker} and write pg/mL "
+                f"({TO_PG_ML[marker]}), or give it a name that says something else",
+            )
     typed = {}
     for column in table.columns:
         typed[column], bad = _typed(table[column])
@@ -302,6 +388,14 @@ def _typed(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
     return column, []
 
 
+def _marker(column: str) -> str | None:
+    """The column of the contract that holds BNP or NT-proBNP, if `column` is named like one."""
+    found = MARKER_NAME.fullmatch(re.sub(r"[\W_]", "", column.lower()))
+    if not found:
+        return None
+    return "nt_probnp_pg_ml" if found[1] else "bnp_pg_ml"
+
+
 def _numbers(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
     if is_numeric_dtype(column):
         numbers = column.astype("float64")
@@ -316,9 +410,19 @@ def _numbers(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
         elif math.isinf(number):
             text = f"{value} is infinite; leave it empty where there is no number"
         else:
-            text = f"{value!r} is not a number; write digits and a point, or leave it empty"
+            text = _no_number(str(value), str(column.name))
         bad.append((label, text))
     return numbers.where(np.isfinite(numbers)), bad
+
+
+def _no_number(value: str, column: str) -> str:
+    if re.fullmatch(LIMIT, value):
+        alone = "alone, in pg/mL" if column in TO_PG_ML else "alone"
+        return f"{value!r} is a limit, not a number; write the limit {alone}, or leave it empty"
+    if column in TO_PG_ML and re.fullmatch(WITH_UNIT, value):
+        return f"{value!r} has its unit in it; write pg/mL and no unit ({TO_PG_ML[column]})"
+    between = ", nothing between the thousands" if re.fullmatch(THOUSANDS, value) else ""
+    return f"{value!r} is not a number; write digits and a point{between}, or leave it empty"
 
 
 def _times(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
@@ -380,6 +484,16 @@ def _schema(needs: Sequence[str]) -> pa.DataFrameSchema:
             low, high, error=f"is outside {low:g}-{high:g}; {remedy}, or leave it empty"
         )
 
+    def natriuretic(column: str, most: int) -> list[pa.Check]:
+        return [
+            pa.Check.ge(0, error="is below 0; write pg/mL, or leave it empty"),
+            pa.Check.le(most, error=f"is above {most:,}; write pg/mL, or leave it empty"),
+            pa.Check(
+                lambda values: not values[values > 0].median() < 1,
+                error=f"half of the values are below 1: ng/mL? Write pg/mL ({TO_PG_ML[column]})",
+            ),
+        ]
+
     checks: dict[str, list[pa.Check]] = {
         "patient_id": [trimmed],
         "exam_id": [trimmed],
@@ -388,7 +502,10 @@ def _schema(needs: Sequence[str]) -> pa.DataFrameSchema:
         "sex": [sexes],
         "lvef_percent": [within(0, 100, "write per cent"), zero, percent],
         "age_years": [within(0, 120, "write years")],
-        "bnp_pg_ml": [pa.Check.ge(0, error="is below 0; write pg/mL, or leave it empty")],
+        # Heart failure without kidneys, the largest known, gave 20,000 and 100,000 (J Med Case Rep
+        # 2012;6:351), beyond what assays measure undiluted.
+        "bnp_pg_ml": natriuretic("bnp_pg_ml", 100_000),
+        "nt_probnp_pg_ml": natriuretic("nt_probnp_pg_ml", 1_000_000),
         "tr_velocity_m_s": [within(0, 7, "write metres per second")],
         "pasp_mmhg": [within(0, 200, "write mmHg")],
         "ph": [pa.Check.isin([0, 1], error="is not 0 or 1; write one of them, or leave it empty")],

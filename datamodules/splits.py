@@ -104,10 +104,10 @@ def check_leakage(exams: pd.DataFrame) -> None:
     """Raise one InputError with everything that would let a model be tested on what it learned.
 
     `exams`, of all institutions, has institution, role ("development" or "external"), split,
-    patient_id, exam_id and waveform (a hash of the samples; NaN where there is none). Refused are
-    a patient in two splits of development, a patient of both a development and an external
-    institution, one waveform under two patients, and an exam_id twice within an institution.
-    Patient ids hold across institutions.
+    patient_id and exam_id, and may have waveform and image (hashes of the ECG's samples and of the
+    film's pixels; NaN where there is none). Refused are a patient in two splits of development, a
+    patient of both a development and an external institution, one waveform or one image under two
+    patients, and an exam_id twice within an institution. Patient ids hold across institutions.
     """
     development = exams[exams["role"] == "development"]
     same_exam = exams[exams.duplicated(["institution", "exam_id"])]
@@ -136,19 +136,23 @@ def check_leakage(exams: pd.DataFrame) -> None:
                 ),
             )
         ),
-        "recordings that stand under two patients (keep one exam, or give both one patient_id)": (
-            _with_several(
-                exams,
-                "waveform",
-                "patient_id",
-                lambda _, rows: " = ".join(
-                    f"{institution} {exam!r} (patient {patient!r})"
-                    for institution, exam, patient in zip(
-                        rows["institution"], rows["exam_id"], rows["patient_id"], strict=True
-                    )
-                ),
+        **{
+            f"{what} that stand under two patients (keep one exam, or give both one patient_id)": (
+                _with_several(
+                    exams,
+                    digest,
+                    "patient_id",
+                    lambda _, rows: " = ".join(
+                        f"{institution} {exam!r} (patient {patient!r})"
+                        for institution, exam, patient in zip(
+                            rows["institution"], rows["exam_id"], rows["patient_id"], strict=True
+                        )
+                    ),
+                )
             )
-        ),
+            for digest, what in (("waveform", "recordings"), ("image", "chest X-rays"))
+            if digest in exams
+        },
         "exam_ids that stand twice in one institution (give each exam its own)": sorted(
             {
                 f"{institution} {exam!r}"

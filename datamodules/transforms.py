@@ -1,14 +1,22 @@
-"""From recorded samples to a network's input: batched, in torch, on the batch's device."""
+"""From what was recorded to a network's input: batched, in torch, on the batch's device.
 
+Only films are augmented on the CPU, by albumentations.
+"""
+
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 NORMALISATIONS = ("development", "exam", "none")
+MARKERS = ("bnp_pg_ml", "nt_probnp_pg_ml")
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,8 @@ class ECGPreprocessing:
     institutions' training exams (`mean`, `deviation`, fitted; a lead's voltage stays
     information), "exam" by the exam's own over all leads, "none" leaves millivolts.
     """
+
+    input: ClassVar[str] = "ecg"
 
     sampling_rate_hz: int
     seconds: int
@@ -49,16 +59,11 @@ class ECGPreprocessing:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ECGPreprocessing":
         """From what `as_dict` gave, as a checkpoint holds it."""
-        fitted = {k: None if values[k] is None else tuple(values[k]) for k in ("mean", "deviation")}
-        return cls(**{**values, **fitted})
+        return cls(**_with_statistics(values, tuple))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: numbers, text, lists."""
-        fitted = {
-            k: None if getattr(self, k) is None else list(getattr(self, k))
-            for k in ("mean", "deviation")
-        }
-        return {**asdict(self), **fitted}
+        return _with_statistics(asdict(self), list)
 
     @property
     def samples(self) -> int:
@@ -125,6 +130,12 @@ class ECGPreprocessing:
         return _constant(self.mean, ecg.device), _constant(self.deviation, ecg.device)
 
 
+def _with_statistics(values: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """The same with mean and deviation, where they are fitted, as tuples or lists."""
+    fitted = {k: None if values[k] is None else kind(values[k]) for k in ("mean", "deviation")}
+    return {**values, **fitted}
+
+
 @lru_cache(maxsize=16)
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     # Kept on the device: a copy from the host every batch would make it wait.
@@ -166,3 +177,168 @@ class ECGAugmentation:
         if self.lead_dropout:
             ecg = ecg * (torch.rand_like(ecg[:, :, :1]) >= self.lead_dropout)
         return ecg
+
+
+@dataclass(frozen=True)
+class CXRPreprocessing:
+    """Chest X-rays as squares of `size` pixels; plain values, so that checkpoints carry it."""
+
+    input: ClassVar[str] = "cxr"
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size {self.size} is not a number of pixels")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "CXRPreprocessing":
+        """From what `as_dict` gave, as a checkpoint holds it."""
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def resize(self, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """A film [height, width] in 0..1 -> [size, size] in 0..255, as it is packed.
+
+        The longer side becomes `size`, by averages over areas, and the rest is black.
+        """
+        from datamodules.radiographs import to_square  # OpenCV: only where films are
+
+        return to_square(pixels, self.size)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (B, size, size) -> (B, 1, size, size), each of mean 0 and deviation 1."""
+        grey = images.float()[:, None]
+        centred = grey - grey.mean((2, 3), keepdim=True)
+        return centred / centred.std((2, 3), keepdim=True).clamp_min(1e-6)
+
+
+@dataclass(frozen=True)
+class CXRAugmentation:
+    """Random changes to training films; left stays left, for the heart lies on one side.
+
+    rotation_degrees turns by up to that angle either way, shift moves by up to that share of the
+    side, scale enlarges or shrinks by up to that share; brightness adds, and contrast multiplies
+    by, up to that share of the whole range.
+    """
+
+    rotation_degrees: float
+    shift: float
+    scale: float
+    brightness: float
+    contrast: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rotation_degrees <= 45:
+            raise ValueError(f"rotation_degrees {self.rotation_degrees} is not between 0 and 45")
+        for name in ("shift", "scale", "brightness", "contrast"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 (B, size, size) -> the same shape, each film changed by itself.
+
+        The draws follow from one of torch's generator, so that they are the same where that is.
+        """
+        changes = _film_changes(self)
+        changes.set_random_seed(int(torch.randint(2**31, ())))
+        return np.stack([changes(image=image)["image"] for image in images])
+
+
+@lru_cache(maxsize=4)
+def _film_changes(augmentation: CXRAugmentation) -> Any:
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else its import asks the network
+    import albumentations  # over a second: only where films are trained on
+
+    def either_way(limit: float, around: float = 0) -> tuple[float, float]:
+        return around - limit, around + limit
+
+    shift = either_way(augmentation.shift)
+    return albumentations.Compose(
+        [
+            albumentations.Affine(
+                rotate=either_way(augmentation.rotation_degrees),
+                translate_percent={"x": shift, "y": shift},
+                scale=either_way(augmentation.scale, around=1),
+                keep_ratio=True,
+                p=1,
+            ),
+            albumentations.RandomBrightnessContrast(
+                brightness_limit=either_way(augmentation.brightness),
+                contrast_limit=either_way(augmentation.contrast),
+                p=1,
+            ),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class BNPPreprocessing:
+    """A blood test and what else is known, standardised; plain values for the checkpoint.
+
+    marker: "bnp_pg_ml" or "nt_probnp_pg_ml", the manifest's column; the two are never mixed. age,
+    sex: whether they are features too. mean and deviation are those of the development
+    institutions' training exams, fitted.
+    """
+
+    input: ClassVar[str] = "bnp"
+
+    marker: str
+    age: bool
+    sex: bool
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.marker not in MARKERS:
+            raise ValueError(f"marker {self.marker!r} is not one of {', '.join(MARKERS)}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "BNPPreprocessing":
+        """From what `as_dict` gave, as a checkpoint holds it."""
+        return cls(**_with_statistics(values, tuple))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: numbers, text, lists."""
+        return _with_statistics(asdict(self), list)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The manifest's columns behind the features, in their order."""
+        asked = {self.marker: True, "age_years": self.age, "sex": self.sex}
+        return tuple(name for name, is_asked in asked.items() if is_asked)
+
+    def features(self, table: pd.DataFrame) -> NDArray[np.float64]:
+        """float64 (n, k) of a manifest's rows, not standardised; NaN where a value is absent.
+
+        The natural logarithm of the marker in pg/mL, below 1 pg/mL that of 1; age in years; sex, 1
+        for male and 0 for female. A column that the table lacks is absent in every row.
+        """
+        columns = table.reindex(columns=list(self.names))
+        columns = columns.replace({"sex": {"male": 1.0, "female": 0.0}})
+        features = columns.to_numpy(np.float64, na_value=np.nan, copy=True)
+        features[:, 0] = np.log(np.maximum(features[:, 0], 1))
+        return features
+
+    def fitted(self, features: NDArray[np.float64]) -> "BNPPreprocessing":
+        """The same with the mean and deviation of raw `features` (n, k), none of them absent.
+
+        A feature without spread is only centred, as in scikit-learn's StandardScaler.
+        """
+        if np.isnan(features).any():
+            raise ValueError("a feature is absent: leave such exams out")
+        deviation = features.std(axis=0)
+        return replace(
+            self,
+            mean=tuple(features.mean(axis=0).tolist()),
+            deviation=tuple(np.where(deviation > 0, deviation, 1.0).tolist()),
+        )
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Raw features (B, k) -> standardised, of the same dtype."""
+        if self.mean is None or self.deviation is None:
+            raise ValueError("this preprocessing has not been fitted on development exams")
+        return (features - features.new_tensor(self.mean)) / features.new_tensor(self.deviation)

@@ -1,4 +1,4 @@
-"""Write simulated institutions as hospitals' files: WFDB records and a manifest."""
+"""Write simulated institutions as hospitals' files: WFDB records, DICOM films and a manifest."""
 
 import csv
 import json
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from datamodules.errors import InputError
 from datamodules.parallel import parallel_map
+from datamodules.simulation.cxr import Body, draw_body, simulate_cxr, write_dicom
 from datamodules.simulation.ecg import draw_anatomy, simulate_ecg
 from datamodules.simulation.institutions import Institution, generator, read_institutions
-from datamodules.simulation.patients import Exam, draw_patient
+from datamodules.simulation.patients import FILM, Exam, draw_patient
 
-_GENERATOR = 1  # to be raised when the same settings and seed give other files
+_GENERATOR = 2  # to be raised when the same settings and seed give other files
 _PATIENTS_A_CHUNK = 100
 
 _MANIFEST = (
@@ -37,12 +38,12 @@ _MANIFEST = (
     "age_years",
     "sex",
 )
-_CXR = ("exam_id", "cardiothoracic_ratio", "pulmonary_artery_prominence", "vascular_marking")
+_CXR = ("exam_id", *FILM)
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Patients that one worker simulates in one go, into one folder of ECGs."""
+    """Patients that one worker simulates in one go, into one folder of ECGs and one of films."""
 
     institution: str
     settings: Institution
@@ -59,10 +60,11 @@ def simulate_cohort(
 ) -> None:
     """Write `<root>/<institution>.csv` and `<root>/<institution>/` for every institution.
 
-    A folder holds ecg/<NNN>/<exam>.hea and .dat, cxr_parameters.csv (what a chest X-ray of the
-    exam would show) and settings.json. An institution is written beside, as
-    `<institution>.partial`, and is there only when its manifest is; an interrupted run goes on
-    where it stopped, and an institution that is there with the same settings is left as it is.
+    A folder holds ecg/<NNN>/<exam>.hea and .dat, cxr/<NNN>/<exam>.dcm where chest_xrays is true,
+    cxr_parameters.csv (what a chest X-ray of the exam shows, or would show) and settings.json. An
+    institution is written beside, as `<institution>.partial`, and is there only when its manifest
+    is; an interrupted run goes on where it stopped, and an institution that is there with the same
+    settings is left as it is.
 
     Every patient depends on the seed, the institution's name and his or her number alone: a
     larger cohort begins with the same exams, however many workers write it.
@@ -84,7 +86,7 @@ def simulate_cohort(
         chunks += _chunks(name, settings, seed, partial)
         last[name] = chunks[-1].number
     waiting = [chunk for chunk in chunks if not _rows(chunk, "manifest").exists()]
-    finished = parallel_map(_simulate_chunk, waiting, workers, description="simulate ECGs")
+    finished = parallel_map(_simulate_chunk, waiting, workers, description="simulate exams")
     for chunk, _ in zip(waiting, finished, strict=True):
         if chunk.number == last[chunk.institution]:
             _publish(root, chunk.institution)
@@ -163,29 +165,39 @@ def _rows(chunk: _Chunk, table: str) -> Path:
 
 def _simulate_chunk(chunk: _Chunk) -> None:
     name, settings = chunk.institution, chunk.settings
-    within = f"ecg/{chunk.number:03d}"
-    (chunk.folder / within).mkdir(parents=True, exist_ok=True)
+    ecgs = f"ecg/{chunk.number:03d}"
+    films = f"cxr/{chunk.number:03d}"
+    for folder in (ecgs, films) if settings.chest_xrays else (ecgs,):
+        (chunk.folder / folder).mkdir(parents=True, exist_ok=True)
     manifest: list[dict[str, Any]] = []
-    films: list[tuple[Any, ...]] = []
+    findings: list[tuple[Any, ...]] = []
     for offset, (written, drawn) in enumerate(zip(chunk.exams, chunk.drawn, strict=True)):
         index = chunk.first_patient + offset
         rng = generator(chunk.seed, name, index + 1)
         patient = f"{name}-p{index:06d}"
         exams = draw_patient(rng, settings, drawn)[:written]
         anatomy = draw_anatomy(rng)
+        # Streams of their own for the films: the ECGs are the same with and without.
+        body = draw_body(generator(chunk.seed, name, index + 1, 0, 1), exams[0].male)
         for number, exam in enumerate(exams, start=1):
             exam_id = f"{patient}-e{number}"
             of_ecg = generator(chunk.seed, name, index + 1, number)
             digital = simulate_ecg(of_ecg, exam.latents, anatomy, exam.male, settings)
-            _write_record(chunk.folder / within / exam_id, digital, exam, settings)
+            _write_record(chunk.folder / ecgs / exam_id, digital, exam, settings)
+            cxr_path = None
+            if settings.chest_xrays and exam.cxr is not None:
+                of_film = generator(chunk.seed, name, index + 1, number, 1)
+                path = chunk.folder / films / f"{exam_id}.dcm"
+                _take_film(of_film, path, chunk, patient, exam, exam.cxr, body)
+                cxr_path = f"{name}/{films}/{exam_id}.dcm"
             manifest.append(
                 {
                     "institution": name,
                     "patient_id": patient,
                     "exam_id": exam_id,
-                    "ecg_path": f"{name}/{within}/{exam_id}.hea",
+                    "ecg_path": f"{name}/{ecgs}/{exam_id}.hea",
                     "ecg_time": _time(exam.ecg_time),
-                    "cxr_path": None,
+                    "cxr_path": cxr_path,
                     "bnp_pg_ml": exam.bnp_pg_ml,
                     "lvef_percent": exam.lvef_percent,
                     "echo_time": _time(exam.echo_time),
@@ -197,8 +209,8 @@ def _simulate_chunk(chunk: _Chunk) -> None:
                 }
             )
             if exam.cxr is not None:
-                films.append((exam_id, *(f"{value:.4f}" for value in exam.cxr)))
-    _write_rows(_rows(chunk, "cxr_parameters"), films)
+                findings.append((exam_id, *(f"{value:.4f}" for value in exam.cxr)))
+    _write_rows(_rows(chunk, "cxr_parameters"), findings)
     # Last: with this file the chunk is done.
     _write_rows(
         _rows(chunk, "manifest"), [tuple(row[column] for column in _MANIFEST) for row in manifest]
@@ -234,6 +246,33 @@ def _write_record(
     ]
     digital.astype("<i2", copy=False).tofile(path.with_name(f"{path.name}.dat"))
     path.with_name(f"{path.name}.hea").write_text("\n".join(lines) + "\n")
+
+
+def _take_film(
+    rng: np.random.Generator,
+    path: Path,
+    chunk: _Chunk,
+    patient_id: str,
+    exam: Exam,
+    findings: tuple[float, ...],
+    body: Body,
+) -> None:
+    settings = chunk.settings
+    anteroposterior = bool(rng.random() < settings.ap_fraction)
+    height_px = int(rng.integers(*settings.film_height_px, endpoint=True))
+    write_dicom(
+        path,
+        simulate_cxr(rng, findings, body, height_px=height_px, anteroposterior=anteroposterior),
+        patient_id=patient_id,
+        exam_id=path.stem,
+        seed=chunk.seed,
+        taken=exam.ecg_time,
+        age_years=exam.age_years,
+        male=exam.male,
+        anteroposterior=anteroposterior,
+        photometric_interpretation=settings.photometric_interpretation,
+        transfer_syntax=settings.transfer_syntax,
+    )
 
 
 def _publish(root: Path, name: str) -> None:

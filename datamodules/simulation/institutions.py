@@ -1,5 +1,6 @@
-"""The settings of a simulated institution: its patients, its gaps and its electrocardiograph."""
+"""The settings of a simulated institution: its patients, its gaps and its devices."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -41,6 +42,11 @@ class Institution:
     mains_mv: float
     baseline_wander_mv: float
     muscle_mv: float
+    chest_xrays: bool  # whether films are written
+    ap_fraction: float  # of films, those taken from the front, as at the bedside
+    film_height_px: tuple[int, int]  # least and most
+    photometric_interpretation: str  # DICOM's word
+    transfer_syntax: str  # pydicom's keyword for it
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -65,7 +71,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mains_mv": (0, 1),
     "baseline_wander_mv": (0, 2),
     "muscle_mv": (0, 1),
+    "ap_fraction": (0, 1),
 }
+_CHOICES: dict[str, tuple[str | bool, ...]] = {
+    "chest_xrays": (True, False),
+    "photometric_interpretation": ("MONOCHROME1", "MONOCHROME2"),
+    "transfer_syntax": ("ExplicitVRLittleEndian", "RLELossless"),
+}
+_FILM_HEIGHT_PX = (100, 4000)
 
 
 def with_common(
@@ -115,7 +128,12 @@ def _institution(settings: Mapping[str, Any]) -> Institution:
     values: dict[str, Any] = {
         key: int(settings[key]) if key in whole else float(settings[key]) for key in _RANGES
     }
-    return Institution(**values, leads=tuple(str(lead) for lead in settings["leads"]))
+    return Institution(
+        **values,
+        **{key: settings[key] for key in _CHOICES},
+        leads=tuple(str(lead) for lead in settings["leads"]),
+        film_height_px=(settings["film_height_px"][0], settings["film_height_px"][1]),
+    )
 
 
 def _problems(settings: Mapping[str, Any]) -> list[str]:
@@ -128,8 +146,14 @@ def _problems(settings: Mapping[str, Any]) -> list[str]:
     for field in fields(Institution):
         if field.name in settings and field.name in _RANGES:
             found += _number_problems(field.name, settings[field.name], field.type is int)
+    for key, choices in _CHOICES.items():
+        if key in settings and settings[key] not in choices:
+            words = " or ".join(json.dumps(choice).strip('"') for choice in choices)
+            found.append(f"{key} = {settings[key]!r} is not {words}")
     if "leads" in settings:
         found += _lead_problems(settings["leads"])
+    if "film_height_px" in settings:
+        found += _height_problems(settings["film_height_px"])
     if not found and settings["low_pass_hz"] >= settings["sampling_rate_hz"] / 2:
         found.append(
             f"low_pass_hz = {settings['low_pass_hz']} is not below half of sampling_rate_hz "
@@ -146,6 +170,22 @@ def _number_problems(key: str, value: Any, whole: bool) -> list[str]:
         return [f"{key} = {value!r} is not a whole number"]
     if not (isfinite(value) and low <= value <= high):
         return [f"{key} = {value!r} is not between {low:g} and {high:g}"]
+    return []
+
+
+def _height_problems(heights: Any) -> list[str]:
+    low, high = _FILM_HEIGHT_PX
+    if (
+        isinstance(heights, str)
+        or not isinstance(heights, Sequence)
+        or len(heights) != 2
+        or not all(type(height) is int for height in heights)
+        or not low <= heights[0] <= heights[1] <= high
+    ):
+        return [
+            f"film_height_px = {heights!r} is not the least and the most height of a film, "
+            f"whole numbers between {low} and {high}"
+        ]
     return []
 
 

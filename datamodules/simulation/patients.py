@@ -1,8 +1,8 @@
 """Who the simulated patients are: heart function, what the ECG shows of it, blood test and X-ray.
 
-An exam is described by the true LVEF, a pulmonary pressure load and the ECG's latents, each of
-which is Gaussian around a known mean. Every number here is a choice that makes a plausible
-cohort, not an estimate from any hospital.
+An exam is described by the true LVEF and a pulmonary pressure load; given these, the ECG's
+latents, the chest X-ray's findings and log BNP are Gaussian around a known mean. Every number here
+is a choice that makes a plausible cohort, not an estimate from any hospital.
 """
 
 from dataclasses import dataclass
@@ -69,6 +69,32 @@ LVSD_BELOW_PERCENT = 40.0  # the threshold by which `lvsd_prevalence` is meant
 PRESSURE_PER_DYSFUNCTION = 0.9
 _LOG_PASP_PER_LOAD = 0.24
 _REFERENCE_PASP_MMHG = 30.0
+_ECHO_NOISE_M_S = 0.12
+_CONGESTION_PER_LOAD = 0.6
+_ATRIAL_PRESSURES_MMHG = (3, 8, 15)
+_CONGESTION_STEPS = (1.0, 2.0)  # from one atrial pressure to the next
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A number that is Gaussian given dysfunction, pressure load and age."""
+
+    mean: float  # at the age of 60, of a normal left ventricle and a load of 0
+    dysfunction: float
+    pressure: float
+    age: float  # per decade
+    deviation: float
+
+
+# What a chest X-ray shows, beside the ECG.
+FILM = {
+    "cardiothoracic_ratio": Finding(0.475, 0.040, 0.012, 0.008, 0.035),
+    "pulmonary_artery_prominence": Finding(0.0, 0.00, 0.80, 0.00, 1.00),
+    "vascular_marking": Finding(0.0, 0.50, 0.50, 0.00, 1.00),
+}
+# BNP in pg/mL is log-normal. Patients alike in LVEF, load and age still differ by a factor of 2.5
+# (renal function, weight, rhythm).
+LOG_BNP = Finding(3.5, 1.30, 0.50, 0.30, 0.90)
 
 _PERSISTENCE = 0.95  # correlation of everything Gaussian between two exams of one patient
 _NORMALS = 2 + len(LATENTS)  # of LVEF, of pressure, of the latents
@@ -90,7 +116,7 @@ class Exam:
     pasp_mmhg: int | None
     ph: int | None
     bnp_pg_ml: float | None
-    cxr: tuple[float, float, float] | None  # cardiothoracic ratio, pulmonary artery, vessels
+    cxr: tuple[float, ...] | None  # in the order of FILM
     latents: Array
 
 
@@ -193,7 +219,18 @@ def _exam(
     if has_echo and jet >= institution.tr_missing_fraction:
         velocity, pasp = _tricuspid_jet(load, float(noise[1]), float(noise[2]))
         ph = int(pasp >= 45 or velocity > 2.8)
-    bnp = np.exp(3.1 + 1.3 * disease + 0.45 * load + 0.2 * decades + 0.8 * noise[3])
+
+    def found(finding: Finding, noise: float) -> float:
+        return (
+            finding.mean
+            + finding.dysfunction * disease
+            + finding.pressure * load
+            + finding.age * decades
+            + finding.deviation * noise
+        )
+
+    bnp = np.exp(found(LOG_BNP, float(noise[3])))
+    film_noise = dict(zip(FILM, noise[4:].tolist(), strict=True))
     return Exam(
         ecg_time=time,
         age_years=age,
@@ -211,11 +248,7 @@ def _exam(
             else None
         ),
         cxr=(
-            (
-                float(0.475 + 0.04 * disease + 0.012 * load + 0.008 * decades + 0.035 * noise[4]),
-                float(0.8 * load + noise[5]),
-                float(0.5 * disease + 0.5 * load + noise[6]),
-            )
+            tuple(found(finding, film_noise[name]) for name, finding in FILM.items())
             if film >= institution.cxr_missing_fraction
             else None
         ),
@@ -229,8 +262,42 @@ def _tricuspid_jet(load: float, measured: float, atrial: float) -> tuple[float, 
     The simplified Bernoulli equation with a right atrial pressure of 3, 8 or 15 mmHg (Rudski et
     al., J Am Soc Echocardiogr 2010;23:685-713). The true pressure is log-normal in `load`.
     """
+    velocity = round(float(_true_velocity(np.array(load))) + _ECHO_NOISE_M_S * measured, 2)
+    congestion = _CONGESTION_PER_LOAD * load + atrial
+    step = sum(congestion >= limit for limit in _CONGESTION_STEPS)
+    return velocity, _reported_pasp(velocity, _ATRIAL_PRESSURES_MMHG[step])
+
+
+def _true_velocity(load: Array) -> Array:
     true_pasp = _REFERENCE_PASP_MMHG * np.exp(_LOG_PASP_PER_LOAD * load)
-    velocity = round(float(np.sqrt(max(true_pasp - 5.0, 4.0) / 4.0) + 0.12 * measured), 2)
-    congestion = 0.6 * load + atrial
-    atrial_pressure = 3 if congestion < 1.0 else 8 if congestion < 2.0 else 15
-    return velocity, round(4.0 * velocity**2 + atrial_pressure)
+    velocity: Array = np.sqrt(np.maximum(true_pasp - 5.0, 4.0) / 4.0)
+    return velocity
+
+
+def _reported_pasp(velocity: float, atrial_pressure: int) -> int:
+    return round(4.0 * velocity**2 + atrial_pressure)
+
+
+def reported_ph(load: Array, *, pasp_at_least_mmhg: float, tr_velocity_above_m_s: float) -> Array:
+    """Probability that an echo with a measurable jet reports PH, given the pressure load.
+
+    Exact: at each right atrial pressure there is a least reported velocity (of two decimals) that
+    makes either value pass.
+    """
+    velocity = _true_velocity(load)
+    congestion = _CONGESTION_PER_LOAD * load
+    above = [1.0, *(ndtr(congestion - limit) for limit in _CONGESTION_STEPS), 0.0]
+    probability = np.zeros_like(load)
+    for i, atrial in enumerate(_ATRIAL_PRESSURES_MMHG):
+        least = next(
+            (
+                hundredths
+                for hundredths in range(2_000)
+                if hundredths / 100 > tr_velocity_above_m_s
+                or _reported_pasp(hundredths / 100, atrial) >= pasp_at_least_mmhg
+            ),
+            np.inf,
+        )
+        passes = ndtr((velocity - (least - 0.5) / 100) / _ECHO_NOISE_M_S)
+        probability += (above[i] - above[i + 1]) * passes
+    return probability

@@ -7,14 +7,23 @@ import pandas as pd
 import pytest
 import torch
 import wfdb
+from PIL import Image
 
 from datamodules.errors import InputError
-from datamodules.institution import InstitutionDataModule, Loading, millivolts
+from datamodules.image_store import pack_images
+from datamodules.inputs import millivolts
+from datamodules.institution import InstitutionDataModule, Loading
 from datamodules.multisite import MultiSiteDataModule
 from datamodules.recordings import LEADS, RecordingLimits
 from datamodules.splits import assign_splits
 from datamodules.store import pack
-from datamodules.transforms import ECGAugmentation, ECGPreprocessing
+from datamodules.transforms import (
+    BNPPreprocessing,
+    CXRAugmentation,
+    CXRPreprocessing,
+    ECGAugmentation,
+    ECGPreprocessing,
+)
 
 LIMITS = RecordingLimits(10, 60, 100, 4000)
 RAW = ECGPreprocessing(100, 10, None, None, 2, "none")
@@ -137,15 +146,110 @@ def test_augmentation_is_for_training_only(tmp_path: Path) -> None:
 def test_statistics_are_those_of_the_training_exams(tmp_path: Path) -> None:
     unfitted = ECGPreprocessing(100, 10, 0.5, 40, 2, "development")
     data = site(tmp_path, "alpha", 24, labelled=False, preprocessing=unfitted)
-    fitted, covariance = data.fit_statistics(10_000)
+    of_training = data.fit_statistics(10_000)
+    fitted, covariance = of_training.preprocessing, of_training.lead_covariance
     ecgs = []
     for exam in data.chosen("train"):
-        ((rate, (_, samples, units, base)),) = data.dataset[exam]["signals"].items()
+        ((rate, (_, samples, units, base)),) = data.dataset[exam]["recorded"].items()
         ecgs.append(unfitted.filter_and_resample(millivolts(samples, units, base), rate))
     flat = torch.cat(ecgs).transpose(1, 2).reshape(-1, 12).double().numpy()
     np.testing.assert_allclose(fitted.mean, flat.mean(0), atol=1e-4)
     np.testing.assert_allclose(fitted.deviation, flat.std(0), rtol=1e-3)
     np.testing.assert_allclose(covariance.numpy(), np.corrcoef(flat.T), atol=2e-3)
+    deviations = [ecg.double().numpy().std(ddof=1) for ecg in ecgs]
+    assert of_training.ranges["ECG sampling rate (Hz)"] == (500, 500)
+    assert of_training.ranges["ECG amplitude (mV)"] == pytest.approx(
+        (min(deviations), max(deviations)), rel=1e-4
+    )
+
+
+def blood(name: str = "alpha", **settings: Any) -> InstitutionDataModule:
+    table = pd.DataFrame(
+        {
+            "institution": name,
+            "patient_id": [f"{name}-p{i}" for i in range(6)],
+            "exam_id": [f"{name}{i}" for i in range(6)],
+            "bnp_pg_ml": [1.0, np.e, np.e**2, np.e**3, 0.0, np.e**4],
+            "age_years": [50.0, 60, 70, 80, 90, 40],
+            "target": [0.0, 1, 0, 1, 0, 1],
+            "split": ["train", "train", "train", "val", "test", "test"],
+            "row": 0,
+        }
+    )
+    given = {
+        "preprocessing": BNPPreprocessing("bnp_pg_ml", age=True, sex=False),
+        "augmentation": None,
+        "loading": Loading(batch_size=6, workers=0, seed=0),
+        "labelled": True,
+    }
+    return InstitutionDataModule(name, table, None, **{**given, **settings})
+
+
+def test_blood_is_standardised_by_training_exams() -> None:
+    fitted = blood().fit_statistics(10_000)
+    assert fitted.ranges["bnp_pg_ml"] == pytest.approx((1, np.e**2))
+    data = blood(preprocessing=fitted.preprocessing)
+    batch = data.on_after_batch_transfer(data.dataset.__getitems__([0, 1, 2, 3, 4]), 0)
+    deviation = np.sqrt(2 / 3)  # of 0, 1, 2
+    expected = np.array([[0, 50], [1, 60], [2, 70], [3, 80], [0, 90]]) - [1, 60]
+    np.testing.assert_allclose(batch["bnp"], expected / [deviation, 10 * deviation])
+
+
+def films(root: Path, **settings: Any) -> InstitutionDataModule:
+    """Four films 40 x 20 whose left half is bright, 10 * exam + 50 dark on the right."""
+    (root / "cxr").mkdir(parents=True)
+    rows = []
+    for i in range(4):
+        pixels = np.full((40, 40), 10 * i + 50, dtype=np.uint8)
+        pixels[:, :20] = 200
+        Image.fromarray(pixels).save(root / "cxr" / f"{i}.png")
+        rows.append(
+            {
+                "institution": "alpha",
+                "patient_id": f"p{i}",
+                "exam_id": f"e{i}",
+                "cxr_path": f"cxr/{i}.png",
+                "target": float(i % 2),
+                "split": "train",
+            }
+        )
+    table = pd.DataFrame(rows)
+    preprocessing = CXRPreprocessing(32)
+    store = pack_images(
+        table, root, root / "store", preprocessing=preprocessing, workers=1, on_error="fail"
+    )
+    given = {
+        "preprocessing": preprocessing,
+        "augmentation": None,
+        "loading": Loading(batch_size=4, workers=0, seed=0),
+        "labelled": True,
+    }
+    table = table.assign(row=store.rows_of(table["exam_id"]))
+    return InstitutionDataModule("alpha", table, store, **{**given, **settings})
+
+
+def test_films_are_read_standardised_and_their_size_kept(tmp_path: Path) -> None:
+    data = films(tmp_path)
+    batch = data.on_after_batch_transfer(data.dataset.__getitems__([3, 0]), 0)
+    assert batch["cxr"].shape == (2, 1, 32, 32)
+    assert batch["exam"].tolist() == [3, 0]
+    left, right = batch["cxr"][:, 0, :, :16].mean((1, 2)), batch["cxr"][:, 0, :, 16:].mean((1, 2))
+    torch.testing.assert_close(left, torch.ones(2), atol=1e-2, rtol=0)
+    torch.testing.assert_close(right, -torch.ones(2), atol=1e-2, rtol=0)
+    fitted = data.fit_statistics(10)
+    assert fitted.ranges == {"image width (pixels)": (40, 40), "image height (pixels)": (40, 40)}
+
+
+def test_films_are_augmented_in_training_batches_only(tmp_path: Path) -> None:
+    augmentation = CXRAugmentation(rotation_degrees=0, shift=0, scale=0, brightness=0.2, contrast=0)
+    data = films(tmp_path, augmentation=augmentation)
+    recorded = data.dataset.__getitems__([0, 1, 2, 3])["recorded"]
+    (batch,) = data.train_dataloader()
+    order = batch["exam"].argsort()
+    assert not torch.equal(batch["recorded"][order], recorded)
+    data.exams["split"] = "val"
+    (batch,) = data.val_dataloader()
+    assert torch.equal(batch["recorded"], recorded)
 
 
 def test_an_external_institution_is_tested_whole_and_never_trained_on(tmp_path: Path) -> None:

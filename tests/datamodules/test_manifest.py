@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,13 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.manifest import check_manifest, find_manifests, read_manifest, target_of
+from datamodules.manifest import (
+    TO_PG_ML,
+    check_manifest,
+    find_manifests,
+    read_manifest,
+    target_of,
+)
 
 HEADER = "patient_id,exam_id,ecg_path,lvef_percent,sex,ecg_time,echo_time"
 GOOD = "p1,e1,ecg/e1,55,female,2024-03-01T09:30:00,2024-03-02"
@@ -63,7 +70,19 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("lvef_percent", '"38,5"', "'38,5' is not a number; write digits and a point"),
         ("age_years", "300", "300 is outside 0-120"),
         ("bnp_pg_ml", "-3", "-3 is below 0"),
+        ("bnp_pg_ml", "100001", "100001 is above 100,000; write pg/mL"),
         ("bnp_pg_ml", "1e999", "1e999 is infinite"),
+        ("bnp_pg_ml", "<10", "'<10' is a limit, not a number; write the limit alone, in pg/mL"),
+        ("bnp_pg_ml", "> 5000 pg/mL", "'> 5000 pg/mL' is a limit, not a number"),
+        ("bnp_pg_ml", "<0.01ng/mL", "'<0.01ng/mL' is a limit, not a number"),
+        ("bnp_pg_ml", "120 pg/mL", "'120 pg/mL' has its unit in it; write pg/mL and no unit (1 ng"),
+        ("bnp_pg_ml", "34.6pmol/L", "1 pmol/L = 3.464 pg/mL"),
+        ("bnp_pg_ml", '"1,200"', "digits and a point, nothing between the thousands"),
+        ("bnp_pg_ml", "high", "'high' is not a number; write digits and a point, or leave it"),
+        ("nt_probnp_pg_ml", "-1", "-1 is below 0; write pg/mL"),
+        ("nt_probnp_pg_ml", "1000001", "1000001 is above 1,000,000; write pg/mL"),
+        ("nt_probnp_pg_ml", "0.12 ng/mL", "1 ng/mL = 1000 pg/mL, 1 pmol/L = 8.457 pg/mL"),
+        ("tr_velocity_m_s", "<2", "'<2' is a limit, not a number; write the limit alone, or"),
         ("tr_velocity_m_s", "280", "280 is outside 0-7; write metres per second"),
         ("pasp_mmhg", "201", "201 is outside 0-200"),
         ("ph", "2", "2 is not 0 or 1"),
@@ -118,6 +137,111 @@ def test_fractions_are_not_per_cent(tmp_path: Path) -> None:
     path = write(tmp_path, "patient_id,exam_id,lvef_percent", "p1,e1,0.55", "p2,e2,", "p3,e3,1")
     assert "column lvef_percent: every value is at most 1" in refusal(path)
     assert len(read_manifest(write(tmp_path, "patient_id,exam_id,lvef_percent", "p1,e1,")))
+
+
+def test_a_column_in_other_units_is_told_by_its_values(tmp_path: Path) -> None:
+    def manifest(column: str, *values: str) -> Path:
+        rows = (f"p{i},e{i},{value}" for i, value in enumerate(values))
+        return write(tmp_path, f"patient_id,exam_id,{column}", *rows)
+
+    for column, factor in (("bnp_pg_ml", "3.464"), ("nt_probnp_pg_ml", "8.457")):
+        message = refusal(manifest(column, "0.05", "0.4", "", "2.1"))
+        assert f"north.csv, column {column}: half of the values are below 1: ng/mL?" in message
+        assert f"1 ng/mL = 1000 pg/mL, 1 pmol/L = {factor} pg/mL" in message
+        assert "1 problem:" in message
+        assert len(read_manifest(manifest(column, "0.5", "", "40", "12"))) == 4
+        assert len(read_manifest(manifest(column, "", "0", "0", "5"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("column", "right"),
+    [
+        ("BNP", "bnp_pg_ml"),
+        ("bnp_pmol_l", "bnp_pg_ml"),
+        ("bnp_ng_L", "bnp_pg_ml"),
+        ("BNP [pg/mL]", "bnp_pg_ml"),
+        ("bnp_value", "bnp_pg_ml"),
+        ("nt_probnp", "nt_probnp_pg_ml"),
+        ("NT-proBNP (ng/L)", "nt_probnp_pg_ml"),
+        ("ntprobnp_pmol_l", "nt_probnp_pg_ml"),
+        ("proBNP", "nt_probnp_pg_ml"),
+    ],
+)
+def test_a_natriuretic_peptide_under_another_name(tmp_path: Path, column: str, right: str) -> None:
+    message = refusal(write(tmp_path, f"patient_id,exam_id,{column}", "p1,e1,30"))
+    assert f"north.csv, column {column}: the name gives no pg/mL; call it {right}" in message
+    assert f"1 pmol/L = {'3.464' if right.startswith('bnp') else '8.457'} pg/mL" in message
+    both = read_manifest(write(tmp_path, f"patient_id,exam_id,{column},{right}", "p1,e1,30,104"))
+    assert both[right].tolist() == [104]
+
+
+def test_names_that_only_speak_of_bnp_are_any_column(tmp_path: Path) -> None:
+    names = ("bnp_time", "bnp_raised", "log_bnp", "nt_probnp_assay", "bnp_missing")
+    path = write(tmp_path, ",".join(("patient_id", "exam_id", *names)), "p1,e1" + ",1" * 5)
+    assert set(names) < set(read_manifest(path))
+
+
+def test_molar_masses() -> None:
+    """From the amino acids of the two peptides (UniProt P16860), average masses in g/mol."""
+    average = (
+        "G 57.0513 A 71.0779 S 87.0773 P 97.1152 V 99.1311 T 101.1039 C 103.1429 L 113.1576 "
+        "I 113.1576 N 114.1026 D 115.0874 Q 128.1292 K 128.1723 E 129.1140 M 131.1961 "
+        "H 137.1393 F 147.1739 R 156.1857 Y 163.1733 W 186.2099"
+    )
+    mass = {letter: float(grams) for letter, grams in re.findall(r"(\w) ([\d.]+)", average)}
+    water, hydrogen = 18.0153, 1.0079
+    bnp = "SPKMVQGSGCFGRKMDRISSSSGLGCKVLRRH"
+    nt_probnp = "HPLGSPGSASDLETSGLQEQRNHLQGKLSELQVEQTSLEPLQESPRPTGVWKSREVATEGIRGHRKMVLYTLRAPR"
+    grams = {
+        "bnp_pg_ml": sum(mass[letter] for letter in bnp) + water - 2 * hydrogen,  # one S-S bond
+        "nt_probnp_pg_ml": sum(mass[letter] for letter in nt_probnp) + water,
+    }
+    for column, conversion in TO_PG_ML.items():
+        assert conversion.endswith(f"1 pmol/L = {grams[column] / 1000:.3f} pg/mL")
+
+
+def test_real_blood_values_pass(real_data: Path) -> None:
+    """Patients with and without heart failure, in three tables as they were published."""
+    folder = real_data / "bnp"
+    tongji = "Amino-terminal brain natriuretic peptide precursor(NT-proBNP)"
+    for name, value, column, highest in (
+        ("eicu_demo_bnp", "labresult", "bnp_pg_ml", 7234),
+        ("mimic3_demo_ntprobnp", "VALUE", "nt_probnp_pg_ml", 31877),
+        ("tongji_covid_ntprobnp", tongji, "nt_probnp_pg_ml", 70000),
+    ):
+        values = pd.read_csv(folder / f"{name}.csv")[value]
+        ids = [str(i) for i in range(len(values))]
+        table = pd.DataFrame(
+            {"institution": name, "patient_id": ids, "exam_id": ids, column: values}
+        )
+        assert check_manifest(table, name)[column].max() == highest
+
+
+def test_exams_may_lack_every_path(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "patient_id,exam_id,ecg_path,cxr_path,bnp_pg_ml",
+        "p1,e1,ecg/1,,",
+        "p2,e2,,cxr/2.dcm,",
+        "p3,e3,,,120",
+    )
+    table = read_manifest(path)
+    assert table["ecg_path"].notna().tolist() == [True, False, False]
+    assert table["cxr_path"].notna().tolist() == [False, True, False]
+    assert "line 3, column ecg_path: is empty" in refusal(path, "ecg_path")
+    nothing = write(tmp_path, "patient_id,exam_id,ecg_path,cxr_path", "p1,e1,,")
+    assert read_manifest(nothing)[["ecg_path", "cxr_path"]].isna().all(axis=None)
+    assert len(read_manifest(write(tmp_path, "patient_id,exam_id,nt_probnp_pg_ml", "p,e,9"))) == 1
+
+
+@pytest.mark.parametrize("absent", [None, np.nan])
+def test_tables_without_any_path(tmp_path: Path, absent: float | None) -> None:
+    table = pd.DataFrame({"patient_id": ["1"], "exam_id": ["a"], "institution": ["north"]})
+    for column in ("ecg_path", "cxr_path"):
+        checked = check_manifest(table.assign(**{column: absent}), "a set")
+        assert checked[column].isna().all()
+        table.assign(**{column: absent}).to_parquet(tmp_path / "north.parquet")
+        assert read_manifest(tmp_path / "north.parquet")[column].isna().all()
 
 
 def test_needed_columns(tmp_path: Path) -> None:
@@ -232,21 +356,19 @@ def exams_with_echo() -> pd.DataFrame:
     )
 
 
+def lvsd(below_percent: float, within_days: float | None) -> list[float]:
+    rule = {"lvef_below_percent": below_percent, "echo_within_days": within_days}
+    return target_of(exams_with_echo(), "lvsd", lvsd=rule, ph={}).tolist()
+
+
 def test_lvsd_is_low_lvef_near_in_time() -> None:
-    target = target_of(
-        exams_with_echo(), "lvsd", lvef_below_percent=40, echo_within_days=14
-    ).tolist()
-    np.testing.assert_array_equal(target, [1, 0, np.nan, np.nan, 1, np.nan])
-    no_window = target_of(
-        exams_with_echo(), "lvsd", lvef_below_percent=31, echo_within_days=None
-    ).tolist()
-    np.testing.assert_array_equal(no_window, [0, 0, np.nan, 1, 1, 1])
+    np.testing.assert_array_equal(lvsd(40, 14), [1, 0, np.nan, np.nan, 1, np.nan])
+    np.testing.assert_array_equal(lvsd(31, None), [0, 0, np.nan, 1, 1, 1])
 
 
 def test_a_column_as_target() -> None:
     def target(values: list[object], name: str = "abnormal") -> pd.Series:
-        exams = exams_with_echo().assign(abnormal=values)
-        return target_of(exams, name, lvef_below_percent=40, echo_within_days=None)
+        return target_of(exams_with_echo().assign(abnormal=values), name, lvsd={}, ph={})
 
     np.testing.assert_array_equal(
         target([0.0, 1.0, np.nan, 1.0, 0.0, 0.0]), [0, 1, np.nan, 1, 0, 0]

@@ -115,6 +115,9 @@ def test_a_sound_cohort_passes() -> None:
     check_leakage(cohort(waveform=[np.nan, np.nan, np.nan, "w"]))
     same_patient_twice = cohort(patient_id=["a", "b", "a", "d"], waveform=["w", "v", "w", "u"])
     check_leakage(same_patient_twice)
+    check_leakage(cohort(image=[np.nan, np.nan, "i3", "i4"]))
+    check_leakage(cohort(patient_id=["a", "b", "a", "d"], image=["i", np.nan, "i", np.nan]))
+    check_leakage(cohort(image=["i1", "i2", "i3", "i4"]).drop(columns="waveform"))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,11 @@ def test_a_sound_cohort_passes() -> None:
         (
             {"waveform": ["w1", "w1", "w3", "w4"]},
             "north '1' (patient 'a') = north '2' (patient 'b')",
+        ),
+        (
+            {"image": ["i1", np.nan, np.nan, "i1"]},
+            "1 chest X-rays that stand under two patients (keep one exam, or give both one "
+            "patient_id):\n  north '1' (patient 'a') = east '1' (patient 'd')",
         ),
         ({"exam_id": ["1", "1", "1", "1"]}, "north '1'"),
     ],

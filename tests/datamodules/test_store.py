@@ -15,6 +15,7 @@ import pytest
 import scipy.io
 import wfdb
 
+from datamodules import packing
 from datamodules import store as store_module
 from datamodules.errors import InputError
 from datamodules.recordings import LEADS, RecordingLimits
@@ -310,7 +311,7 @@ def test_an_exception_leaves_no_store(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "_digest", broken)
+        patch.setattr(store_module.Signals, "digest", broken)
         with pytest.raises(ZeroDivisionError):
             packed(exams, root, stores)
     assert all(name.endswith(".partial") for name in visible(stores))
@@ -371,7 +372,7 @@ def test_a_failed_write_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(store_module.pq, "write_table", full)
+    monkeypatch.setattr(packing.pq, "write_table", full)
     with pytest.raises(InputError, match=says) as error:
         packed(exams, root, stores)
     assert f"{stores}: the store cannot be written" in str(error.value)

@@ -78,7 +78,7 @@ def test_an_unreadable_header_is_left_to_the_reader(tmp_path: Path) -> None:
             "cohort.sources.georgia.folder: '../georgia' leaves cohort.root",
         ),
         ({"folder": "/georgia"}, "leaves cohort.root. Name a folder inside it"),
-        ({"layout": "mimic"}, "layout: 'mimic' is not a layout. Write ptbxl or cinc"),
+        ({"layout": "mimic"}, "layout: 'mimic' is not a layout. Write ptbxl or cinc or nih"),
         ({"layout": "ptbxl"}, "cohort.sources.georgia: likelihood_percent missing"),
         ({"codes": {"normal": []}}, "cohort.sources.georgia.codes: has normal. Write normal, neu"),
     ],

@@ -1,4 +1,4 @@
-"""The institutions of configs/cohort/simulated.yaml, and a small one that is quick to write."""
+"""The institutions of configs/cohort, and a small one that is quick to write."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,24 @@ from omegaconf import OmegaConf
 
 from datamodules.simulation import with_common
 
-CONFIG = Path(__file__).resolve().parents[3] / "configs" / "cohort" / "simulated.yaml"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "cohort"
+
+
+def _institutions(*names: str) -> dict[str, dict[str, Any]]:
+    merged = OmegaConf.merge(*(OmegaConf.load(CONFIGS / f"{name}.yaml") for name in names))
+    cohort: Any = OmegaConf.to_container(merged)
+    return with_common(cohort["every_institution"], cohort["institutions"])
 
 
 @pytest.fixture
 def institutions() -> dict[str, dict[str, Any]]:
-    cohort: Any = OmegaConf.to_container(OmegaConf.load(CONFIG))
-    return with_common(cohort["every_institution"], cohort["institutions"])
+    return _institutions("simulated")
+
+
+@pytest.fixture
+def ph_institutions() -> dict[str, dict[str, Any]]:
+    """Those of configs/cohort/simulated_ph.yaml, as Hydra merges it."""
+    return _institutions("simulated", "simulated_ph")
 
 
 @pytest.fixture

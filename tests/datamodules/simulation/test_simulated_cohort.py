@@ -2,11 +2,13 @@ import tracemalloc
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import wfdb
 
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest
+from datamodules.radiographs import read_radiograph
 from datamodules.recordings import LEADS, read_recording
 from datamodules.simulation import cohort, simulate_cohort
 
@@ -100,6 +102,77 @@ def test_manifest_columns_ids_and_x_ray_parameters(whole, institutions):
         films = pd.read_csv(whole / name / "cxr_parameters.csv")
         assert set(films["exam_id"]) <= set(table["exam_id"])
         assert films["cardiothoracic_ratio"].between(0.3, 0.75).all()
+        assert table["cxr_path"].isna().all()
+        assert not (whole / name / "cxr").exists()
+
+
+def test_films_are_written_beside_and_change_nothing_else(ph_institutions, tmp_path):
+    name = "nettlewick"
+    short = {"exams": 12, "seconds": 1}
+    settings = {name: ph_institutions[name] | short}
+    for folder, films in (("with", True), ("without", False)):
+        chosen = {name: settings[name] | {"chest_xrays": films}}
+        simulate_cohort(chosen, tmp_path / folder, seed=7, workers=1)
+    tables = [pd.read_csv(tmp_path / folder / f"{name}.csv") for folder in ("with", "without")]
+    assert tables[0].drop(columns="cxr_path").equals(tables[1].drop(columns="cxr_path"))
+    some, more = files(tmp_path / "without"), files(tmp_path / "with")
+    assert some.keys() < more.keys()
+    assert {path for path in some if some[path] != more[path]} == {
+        f"{name}.csv",
+        f"{name}/settings.json",
+    }
+
+    findings = pd.read_csv(tmp_path / "with" / name / "cxr_parameters.csv")
+    table = read_manifest(tmp_path / "with" / f"{name}.csv", needs=["ecg_path"])
+    filmed = table[table["cxr_path"].notna()]
+    assert 0 < len(filmed) < len(table)
+    assert filmed["exam_id"].tolist() == findings["exam_id"].tolist()
+    films = {path for path in more if path.endswith(".dcm")}
+    assert films == set(filmed["cxr_path"])
+    low, high = settings[name]["film_height_px"]
+    for exam in filmed.itertuples():
+        image = pydicom.dcmread(tmp_path / "with" / exam.cxr_path)
+        assert low <= image.Rows <= high
+        assert image.PatientName == f"SIMULATED^{exam.exam_id}"
+        assert image.PatientID == exam.patient_id
+        assert image.PatientSex == exam.sex[0].upper()
+        assert int(image.PatientAge[:3]) == exam.age_years
+        assert image.StudyDate == exam.ecg_time.strftime("%Y%m%d")
+        assert read_radiograph(tmp_path / "with" / exam.cxr_path).pixels.shape[0] == image.Rows
+    assert filmed["cxr_path"].map(lambda path: more[path]).is_unique
+
+
+def test_films_depend_on_neither_workers_nor_the_cohorts_size(small, tmp_path):
+    small = sized(small, 140, chest_xrays=True, film_height_px=[100, 120], cxr_missing_fraction=0.5)
+    for folder, workers in (("one", 1), ("two", 2)):
+        simulate_cohort(small, tmp_path / folder, seed=1, workers=workers)
+    whole = files(tmp_path / "one")
+    assert whole == files(tmp_path / "two")
+    simulate_cohort(sized(small, 20), tmp_path / "fewer", seed=1, workers=1)
+    fewer = {path: data for path, data in files(tmp_path / "fewer").items() if "/cxr/" in path}
+    assert fewer
+    assert fewer.items() <= whole.items()
+
+
+def test_modalities_are_missing_as_often_as_configured(ph_institutions, tmp_path):
+    short = {"exams": 300, "seconds": 1, "repeat_fraction": 0, "chest_xrays": False}
+    names = ("copperloch", "nettlewick", "larkspire")
+    settings = {name: ph_institutions[name] | short for name in names}
+    simulate_cohort(settings, tmp_path, seed=5, workers=1)
+    missing = {"bnp": {}, "cxr": {}, "tr": {}}
+    for name in names:
+        table = pd.read_csv(tmp_path / f"{name}.csv")
+        shown = pd.read_csv(tmp_path / name / "cxr_parameters.csv")
+        with_echo = table[table["lvef_percent"].notna()]
+        missing["bnp"][name] = table["bnp_pg_ml"].isna().mean()
+        missing["cxr"][name] = 1 - len(shown) / len(table)
+        missing["tr"][name] = with_echo["tr_velocity_m_s"].isna().mean()
+        for modality, fraction in missing.items():
+            expected = settings[name][f"{modality}_missing_fraction"]
+            error = np.sqrt(expected * (1 - expected) / 260)
+            assert fraction[name] == pytest.approx(expected, abs=3.5 * error), (name, modality)
+    assert missing["bnp"]["nettlewick"] > missing["bnp"]["copperloch"] + 0.2
+    assert missing["cxr"]["larkspire"] > missing["cxr"]["copperloch"] + 0.1
 
 
 def test_echo_fraction_and_repeated_exams(small, tmp_path):

@@ -22,6 +22,13 @@ from datamodules.simulation.institutions import read_institutions
         ("leads", ["I", "II"], "each of the twelve leads once"),
         ("leads", "standard", "not a list"),
         ("sampling_rate", 500, "did you mean sampling_rate_hz?"),
+        ("chest_xrays", "sometimes", "chest_xrays = 'sometimes' is not true or false"),
+        ("photometric_interpretation", "RGB", "is not MONOCHROME1 or MONOCHROME2"),
+        ("transfer_syntax", "JPEG", "is not ExplicitVRLittleEndian or RLELossless"),
+        ("film_height_px", 300, "the least and the most height"),
+        ("film_height_px", [320, 300], "the least and the most height"),
+        ("film_height_px", [20, 300], "between 100 and 4000"),
+        ("ap_fraction", 2, "ap_fraction = 2"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_institution(institutions, key, value, said):
@@ -62,3 +69,22 @@ def test_the_default_institutions_differ_in_their_devices_and_patients(instituti
         assert len({getattr(settings, key) for settings in checked.values()}) >= 3, key
     assert {settings.mains_hz for settings in checked.values()} == {50, 60}
     assert json.dumps(institutions)  # plain values
+
+
+def test_the_institutions_of_the_ph_study_differ_in_their_films(ph_institutions):
+    checked = read_institutions(ph_institutions)
+    assert len(checked) == 7
+    assert all(settings.chest_xrays for settings in checked.values())
+    assert {name: s.exams for name, s in checked.items() if s.exams != 300} == {
+        "quillhaven": 900,
+        "ambervault": 900,
+    }
+    settings = checked.values()
+    assert {s.photometric_interpretation for s in settings} == {"MONOCHROME1", "MONOCHROME2"}
+    assert {s.transfer_syntax for s in settings} == {"ExplicitVRLittleEndian", "RLELossless"}
+    for key in ("film_height_px", "cxr_missing_fraction", "bnp_missing_fraction"):
+        assert len({getattr(s, key) for s in settings}) >= 3, key
+
+
+def test_without_being_asked_no_films_are_written(institutions):
+    assert not any(settings.chest_xrays for settings in read_institutions(institutions).values())

@@ -56,7 +56,7 @@ def training(overrides: Sequence[str]) -> list[tuple[str, str]]:
     from lightning import Fabric
 
     from experiments.config import compose_config, plain
-    from lightning_modules.lvsd import ecg_network
+    from lightning_modules.networks.ecg import ecg_network
     from lightning_modules.networks.masked_autoencoder import MaskedAutoencoderNetwork
     from lightning_modules.networks.masking import sample_visible
 

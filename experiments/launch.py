@@ -14,8 +14,9 @@ from rich.table import Table
 
 from datamodules.errors import InputError
 from experiments.processes import is_first_process
+from experiments.settings import check_settings
 from experiments.stages.report import SIMULATED
-from experiments.studies import PROTOCOLS, check_settings
+from experiments.studies import PROTOCOLS
 from experiments.tracking import Tracking
 
 # Lightning announces hardware and hints that are no news here.

@@ -1,6 +1,6 @@
 """AUROC of every model at every institution, and its tables for people and for machines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -66,9 +66,14 @@ def summarise(
 
 def summary_json(summary: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of `summarise` as plain values under JSON_KEYS; None where not estimable."""
+    return plain_rows(summary, JSON_KEYS)
+
+
+def plain_rows(table: pd.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """A table's rows as plain values under `keys`, NaN as None."""
     return [
-        {key: None if pd.isna(row[key]) else row[key] for key in JSON_KEYS}
-        for row in summary.to_dict(orient="records")
+        {key: None if pd.isna(row[key]) else row[key] for key in keys}
+        for row in table.to_dict(orient="records")
     ]
 
 
@@ -79,12 +84,17 @@ def estimate_text(row: Mapping[Any, Any] | pd.Series) -> str:
     return f"{row['auroc']:.3f} ({row['auroc_low']:.3f}-{row['auroc_high']:.3f})"
 
 
-def results_table(summary: pd.DataFrame, ceiling: Mapping[str, float] | None) -> pd.DataFrame:
+def results_table(
+    summary: pd.DataFrame, ceilings: Mapping[str, Mapping[str, float]] | None
+) -> pd.DataFrame:
     """A row an institution for people: institution, role, exams, prevalence, a column a model.
 
-    `ceiling` (institution -> best possible AUROC, known in a simulation) becomes the last column.
+    `ceilings` (model -> institution -> best possible AUROC, known in a simulation) become the last
+    columns: "ceiling" where all models share one, else one for those that share it, by their names.
     A model that was tested on fewer exams than another says so in its cell.
     """
+    models = [str(model) for model in summary["model"].unique()]
+    columns = _ceiling_columns(models, ceilings or {})
     rows = []
     for (institution, role), group in summary.groupby(["institution", "role"], sort=False):
         cells = group.to_dict(orient="records")
@@ -95,18 +105,31 @@ def results_table(summary: pd.DataFrame, ceiling: Mapping[str, float] | None) ->
             "exams": int(largest["n"]),
             "prevalence": f"{100 * largest['positives'] / largest['n']:.1f} %",
         }
-        for model in summary["model"].unique():
-            row[model] = ""
+        row |= dict.fromkeys(models, "")
         for cell in cells:
             fewer = "" if cell["n"] == largest["n"] else f", {cell['n']} exams"
             row[cell["model"]] = estimate_text(cell) + fewer
-        if ceiling is not None:
+        for title, ceiling in columns.items():
             best = ceiling.get(str(institution))
-            row["ceiling"] = "" if best is None else f"{best:.3f}"
+            row[title] = "" if best is None else f"{best:.3f}"
         rows.append(row)
     order = {"development": 0, "external": 1, "pooled": 2}
     rows.sort(key=lambda row: order[row["role"]])
     return pd.DataFrame(rows)
+
+
+def _ceiling_columns(
+    models: Sequence[str], ceilings: Mapping[str, Mapping[str, float]]
+) -> dict[str, Mapping[str, float]]:
+    """Title -> institution -> AUROC."""
+    sharing: dict[frozenset[tuple[str, float]], list[str]] = {}
+    for model in models:
+        if model in ceilings:
+            sharing.setdefault(frozenset(ceilings[model].items()), []).append(model)
+    return {
+        "ceiling" if group == models else f"ceiling ({', '.join(group)})": ceilings[group[0]]
+        for group in sharing.values()
+    }
 
 
 def markdown_table(table: pd.DataFrame) -> str:

@@ -1,7 +1,8 @@
 """Forest plot: every institution's AUROC with its interval, a line a model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,9 @@ _PLOT = 90.0
 _COUNTS = 27.0  # left of the plot
 _NUMBERS = 42.0  # right of it
 _LETTER = 1.6  # of an institution's name, at most
-_TOP = 22.0  # title, legend and column heads
+_TOP = 22.0  # title, a legend of one row and column heads
+_LEGEND_ROW = 4.6
+_LEGEND_MARK = 14.0  # of an entry, beside its text
 _BOTTOM = 11.0
 
 _HEADINGS = {
@@ -29,33 +32,41 @@ _HEADINGS = {
     "pooled": "All external exams together",
 }
 
+_CEILING = "best possible (known in a simulation)"
+
 
 def forest_figure(
     summary: pd.DataFrame,
     *,
     confidence: float,
     title: str,
-    ceiling: Mapping[str, float] | None = None,
+    ceilings: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
     """Institutions x models from the table of `summarise`: points, intervals, counts and numbers.
 
     Development institutions stand first, then external ones, then the pooled rows, set off.
-    `ceiling` (institution -> best possible AUROC, known in a simulation) is a vertical tick across
-    an institution's lines. What is not estimable is said in words, and has no point.
+    `ceilings` (model -> institution -> best possible AUROC, known in a simulation) are vertical
+    ticks at the models' lines, one across all lines next to each other that share it. What is not
+    estimable is said in words, and has no point.
     """
-    ceiling = ceiling or {}
+    ceilings = ceilings or {}
+    best = [auroc for of_model in ceilings.values() for auroc in of_model.values()]
     styles = style.model_styles(summary["model"])
     longest = max((len(name) for name in summary["institution"]), default=0)
     left = max(longest * _LETTER, 30.0) + _COUNTS + 4
     blocks = summary.groupby(["role", "institution"], sort=False)
     roles = [role for role in _HEADINGS if role in set(summary["role"])]
     content = len(summary) * _LINE + blocks.ngroups * _SPACE + len(roles) * _HEADING
-    width, height = left + _PLOT + _NUMBERS, _TOP + content + _BOTTOM
+    width = left + _PLOT + _NUMBERS
+    entries = [*styles, _CEILING] if ceilings else list(styles)
+    legend_columns = _legend_columns(entries, width)
+    legend_rows = math.ceil(len(entries) / legend_columns)
+    height = _TOP + (legend_rows - 1) * _LEGEND_ROW + content + _BOTTOM
 
     with style.look():
         figure = style.new_figure(width, height)
         axes = style.axes_mm(figure, left, _BOTTOM, _PLOT, content)
-        axes.set(ylim=(content, 0), xlim=_limits(summary, ceiling), yticks=[], xlabel="AUROC")
+        axes.set(ylim=(content, 0), xlim=auroc_limits(summary, best), yticks=[], xlabel="AUROC")
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=style.RULE, linewidth=0.5, clip_on=False)
         axes.set_axisbelow(True)
@@ -78,7 +89,7 @@ def forest_figure(
             for institution, rows in summary[summary["role"] == role].groupby(
                 "institution", sort=False
             ):
-                _block(axes, y, rows, styles, ceiling.get(str(institution)))
+                _block(axes, y, rows, styles, ceilings)
                 middle = y + len(rows) * _LINE / 2
                 _beside(axes, 6 - left, middle, str(institution), ha="left")
                 y += len(rows) * _LINE + _SPACE
@@ -90,20 +101,30 @@ def forest_figure(
             )
             for model, s in styles.items()
         ]
-        if ceiling:
+        if ceilings:
             handles.append(
                 Line2D([], [], color=style.INK, linewidth=0, marker="|", markersize=9,
-                       markeredgewidth=1.4, label="best possible (known in a simulation)")
+                       markeredgewidth=1.4, label=_CEILING)
             )  # fmt: skip
         figure.legend(
             handles=handles,
-            loc="center left",
-            bbox_to_anchor=(2 / width, 1 - 11.5 / height),
-            ncols=len(handles),
+            loc="upper left",
+            bbox_to_anchor=(2 / width, 1 - 8.5 / height),
+            ncols=legend_columns,
             columnspacing=1.6,
             handlelength=1.8,
         )
     return figure
+
+
+def _legend_columns(entries: Sequence[str], width: float) -> int:
+    """As many as fit; a legend fills its columns one after the other."""
+    for rows in range(1, len(entries)):
+        columns = [entries[start : start + rows] for start in range(0, len(entries), rows)]
+        widest = (max(map(len, column)) * _LETTER + _LEGEND_MARK for column in columns)
+        if sum(widest) <= width:
+            return len(columns)
+    return 1
 
 
 def _block(
@@ -111,16 +132,22 @@ def _block(
     top: float,
     rows: pd.DataFrame,
     styles: Mapping[str, style.ModelStyle],
-    ceiling: float | None,
+    ceilings: Mapping[str, Mapping[str, float]],
 ) -> None:
     """One institution's lines, the first at `top`."""
     counts = [f"{row.positives} / {row.n}" for row in rows.itertuples()]
     same = len(set(counts)) == 1
     if same:
         _beside(axes, -4, top + len(rows) * _LINE / 2, counts[0], ha="right")
-    if ceiling is not None:
-        axes.plot([ceiling] * 2, [top, top + len(rows) * _LINE], color=style.INK, linewidth=1.4,
-                  solid_capstyle="butt", gid="ceiling", zorder=2)  # fmt: skip
+    lines = zip(rows["model"], rows["institution"], strict=True)
+    best = [ceilings.get(model, {}).get(institution) for model, institution in lines]
+    y = top
+    for value, sharing in groupby(best):
+        end = y + len(list(sharing)) * _LINE
+        if value is not None:
+            axes.plot([value] * 2, [y, end], color=style.INK, linewidth=1.4,
+                      solid_capstyle="butt", gid="ceiling", zorder=2)  # fmt: skip
+        y = end
     for number, (_, row) in enumerate(rows.iterrows()):
         y = top + (number + 0.5) * _LINE
         look = styles[row["model"]]
@@ -151,9 +178,10 @@ def _rule(axes: Axes, left: float, y: float) -> None:
     )  # fmt: skip
 
 
-def _limits(summary: pd.DataFrame, ceiling: Mapping[str, float]) -> tuple[float, float]:
-    """Whole steps of 0.05 around everything drawn."""
-    values = pd.concat([summary["auroc_low"], summary["auroc_high"], pd.Series(dict(ceiling))])
+def auroc_limits(summary: pd.DataFrame, others: Sequence[float] = ()) -> tuple[float, float]:
+    """Whole steps of 0.05 around the intervals of a summary's rows, and around `others`."""
+    drawn = [summary["auroc_low"], summary["auroc_high"], pd.Series(others, dtype="float64")]
+    values = pd.concat(drawn)
     if values.isna().all():
         return 0.0, 1.0
     return math.floor(values.min() * 20) / 20, math.ceil(values.max() * 20) / 20

@@ -8,51 +8,83 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock
 from omegaconf import DictConfig
 
 from datamodules import public
 from datamodules.errors import InputError, listing
+from datamodules.image_store import ImageStore, pack_images
 from datamodules.manifest import find_manifests, read_manifest, target_of
 from datamodules.recordings import RecordingLimits
 from datamodules.simulation import simulate_cohort, with_common
 from datamodules.splits import assign_splits, check_balance, check_leakage
 from datamodules.store import Store, pack
+from datamodules.transforms import BNPPreprocessing, CXRPreprocessing
 from experiments.config import plain
 from experiments.console import say
+from lightning_modules.checkpoint import CLASSIFIERS
 
-# Only a recording's signal is asked of every manifest; a target names its own column.
-NEEDS = ("ecg_path",)
+# Where an exam's input stands in a manifest; of BNP the configuration says it.
+PATHS = {"ecg": "ecg_path", "cxr": "cxr_path"}
+FILES = {"ecg": "recordings", "cxr": "chest X-rays"}
+BLOOD = ["bnp_pg_ml", "nt_probnp_pg_ml", "age_years", "sex"]
 
 
 @dataclass(frozen=True)
 class Site:
     """One institution, read, checked and packed.
 
-    `exams`: the manifest's rows that are in the store, with split, target, row (in the store) and
-    waveform. `flow`: how many exams came in and how many went where.
+    `exams`: the manifest's rows that have an input of the study, with split, target and, for each
+    input, its row in the store (`ecg_row`, `cxr_row`; `bnp_row` is 0), -1 where the exam lacks it.
+    `stores` holds the packed signals and films, by input. `flow`: how many exams came in and how
+    many went where.
     """
 
     name: str
     exams: pd.DataFrame
-    store: Store
+    stores: dict[str, Store | ImageStore]
     flow: dict[str, int]
+
+    @property
+    def inputs(self) -> list[str]:
+        """The study's inputs, which an exam may lack."""
+        return [
+            column.removesuffix("_row")
+            for column in map(str, self.exams.columns)
+            if column.endswith("_row")
+        ]
+
+    def exams_with(self, input: str) -> pd.DataFrame:
+        """The exams that have the input, with `row` in its store."""
+        row = self.exams[f"{input}_row"]
+        return self.exams.assign(row=row)[row >= 0]
+
+    def digest_of(self, input: str, *columns: str) -> str:
+        """Of everything that a model of this input depends on here, with `columns` as labels."""
+        exams = self.exams_with(input)
+        values = [] if input in PATHS else [column for column in BLOOD if column in exams]
+        table = exams[["exam_id", "patient_id", "split", *values, *columns]].to_csv(index=False)
+        content = self.stores[input].digest if input in self.stores else ""
+        return hashlib.sha256(f"{self.name}\n{content}\n{table}".encode()).hexdigest()
 
     @cached_property
     def digest(self) -> str:
         """Of everything that training or testing on this institution depends on."""
-        return self._digest("target")
-
-    @cached_property
-    def signals_digest(self) -> str:
-        """Of everything that pretraining depends on: no label is."""
-        return self._digest()
-
-    def _digest(self, *columns: str) -> str:
-        table = self.exams[["exam_id", "patient_id", "split", *columns]].to_csv(index=False)
-        text = f"{self.name}\n{self.store.digest}\n{table}"
+        text = "".join(self.digest_of(input, "target") for input in self.inputs)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def left_out(self) -> pd.DataFrame:
+        """institution, exam_id, path and reason of each file that could not be used."""
+        tables = [
+            store.skipped.rename(columns={PATHS[input]: "path"})
+            for input, store in self.stores.items()
+        ]
+        columns = ["exam_id", "path", "reason"]
+        table = pd.concat(tables) if tables else pd.DataFrame(columns=columns)
+        return table[columns].assign(institution=self.name)
 
 
 @dataclass(frozen=True)
@@ -159,39 +191,77 @@ def simulated_institutions(config: DictConfig) -> dict[str, dict[str, object]]:
     return with_common(cohort["every_institution"], cohort["institutions"])
 
 
+def inputs_of(config: DictConfig) -> tuple[str, ...]:
+    """What the study's models read, in their order: ecg, cxr, bnp."""
+    return tuple(
+        dict.fromkeys(CLASSIFIERS[model.classifier].input for model in config.models.values())
+    )
+
+
 def _site(
     config: DictConfig, name: str, table: Path | pd.DataFrame, root: Path, workers: int
 ) -> Site:
-    manifest = read_manifest(table, NEEDS) if isinstance(table, Path) else table
     if config.cohort.on_error not in ("fail", "skip"):
         raise InputError(f"cohort.on_error={config.cohort.on_error}: it is fail or skip.")
-    target = target_of(manifest, config.target, **config.lvsd)
-    store = pack(
-        manifest,
-        root,
-        Path(config.cache) / "store",
-        limits=RecordingLimits(**config.ecg.limits),
-        workers=workers,
-        on_error=config.cohort.on_error,
-    )
-    rows = store.rows_of(manifest["exam_id"])
+    inputs = inputs_of(config)
+    bnp = BNPPreprocessing(config.bnp.marker, config.bnp.age, config.bnp.sex)
+    columns = {**PATHS, "bnp": config.bnp.marker}
+    if isinstance(table, Path):
+        # Of several inputs any may be missing, of a single one none.
+        manifest = read_manifest(table, (columns[inputs[0]],) if len(inputs) == 1 else ())
+    else:
+        manifest = table
     exams = manifest.assign(
-        target=target,
+        target=target_of(manifest, config.target, lvsd=config.lvsd, ph=config.ph),
         split=assign_splits(manifest["patient_id"], config.splits, config.seed),
-        row=rows,
-    )[rows >= 0]
-    exams = exams.assign(waveform=store.index["waveform"].to_numpy()[exams["row"]])
+    )
+    stores: dict[str, Store | ImageStore] = {}
+    for input in inputs:
+        if input == "bnp":
+            known = ~np.isnan(bnp.features(manifest)).any(axis=1)
+            exams["bnp_row"] = np.where(known, 0, -1)
+            continue
+        exams[f"{input}_row"] = -1
+        if columns[input] not in manifest or manifest[columns[input]].isna().all():
+            continue
+        store = stores[input] = _pack(config, input, manifest, root, workers)
+        rows = store.rows_of(manifest["exam_id"])
+        exams[f"{input}_row"] = rows
+        identity = "waveform" if input == "ecg" else "image"
+        digests = store.index[identity].set_axis(range(len(store)))
+        exams[identity] = digests.reindex(rows).to_numpy()
+    has = pd.DataFrame({input: exams[f"{input}_row"] >= 0 for input in inputs})
+    exams = exams[has.any(axis=1)]
     flow = {
         "in manifest": len(manifest),
-        "left out": len(store.skipped),
+        "left out": sum(len(store.skipped) for store in stores.values()),
         "packed": len(exams),
         "patients": exams["patient_id"].nunique(),
         "with target": int(exams["target"].notna().sum()),
         "positive": int(exams["target"].sum()),
     }
-    if len(store.skipped):
-        say(
-            f"{name}: {len(store.skipped)} of {len(manifest)} recordings left out:\n"
-            + listing([f"{r.exam_id}: {r.reason}" for r in store.skipped.itertuples()])
-        )
-    return Site(name, exams, store, flow)
+    if len(inputs) > 1:
+        flow |= {f"with {input}": int(has[input].sum()) for input in inputs}
+        flow["with all"] = int(has.all(axis=1).sum())
+    for input, store in stores.items():
+        if len(store.skipped):
+            say(
+                f"{name}: {len(store.skipped)} of {int(manifest[columns[input]].notna().sum())} "
+                f"{FILES[input]} left out:\n"
+                + listing([f"{r.exam_id}: {r.reason}" for r in store.skipped.itertuples()])
+            )
+    return Site(name, exams, stores, flow)
+
+
+def _pack(
+    config: DictConfig, input: str, manifest: pd.DataFrame, root: Path, workers: int
+) -> Store | ImageStore:
+    exams = manifest[manifest[PATHS[input]].notna()]
+    where, on_error = Path(config.cache) / "store", config.cohort.on_error
+    if input == "ecg":
+        limits = RecordingLimits(**config.ecg.limits)
+        return pack(exams, root, where, limits=limits, workers=workers, on_error=on_error)
+    preprocessing = CXRPreprocessing(config.cxr.size)
+    return pack_images(
+        exams, root, where, preprocessing=preprocessing, workers=workers, on_error=on_error
+    )

@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
+from datamodules.inputs import PREPROCESSING
 from datamodules.institution import ExamDataModule
-from datamodules.transforms import ECGPreprocessing
-from experiments.console import StageBar, say
+from experiments.console import say
 from experiments.processes import is_first_process
 from experiments.stages.cohort import Site
 from experiments.stages.folder import StageFolder, file_digest
-from experiments.stages.training import data_module, trainer
-from lightning_modules.lvsd import LVSDClassifier
+from experiments.stages.training import data_module, tester
+from lightning_modules.checkpoint import load_classifier
 
 COLUMNS = ["institution", "split", "patient_id", "exam_id", "target", "logit", "probability"]
 
@@ -47,17 +47,16 @@ def evaluate(
     if folder.record is not None:
         say(f"{name}: predictions reused")
         return pd.read_parquet(table).assign(model=name)[["model", *COLUMNS]]
-    module = LVSDClassifier.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    module = load_classifier(checkpoint)
     data = data_module(
         config,
         development,
         external,
-        preprocessing=ECGPreprocessing.from_dict(module.hparams["preprocessing"]),
+        preprocessing=PREPROCESSING[module.input].from_dict(module.hparams["preprocessing"]),
         batch_size=config.trainer.test_batch_size,
         labelled=True,
     )
-    tester = trainer(config, folder.path, [StageBar(f"evaluate {name}")], logger=False)
-    predictions = predict(tester, module, data)
+    predictions = predict(tester(config, folder.path, f"evaluate {name}"), module, data)
     if is_first_process():
         folder.path.mkdir(parents=True, exist_ok=True)
         predictions.to_parquet(table, index=False)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import DictConfig
 
 from datamodules.errors import InputError
+from datamodules.inputs import Preprocessing
+from datamodules.institution import ExamDataModule, Fitted
 from datamodules.recordings import LEADS
-from datamodules.transforms import ECGPreprocessing
+from datamodules.transforms import CXRPreprocessing, ECGPreprocessing
 from experiments.config import plain
 from experiments.console import StageBar, say
 from experiments.evaluation.threshold import youden_threshold
@@ -28,13 +31,25 @@ from experiments.stages.training import (
     schedule,
     seed_after,
     stage_run,
+    tester,
     trainer,
     what_matters,
 )
 from experiments.tracking import Tracking
-from lightning_modules.lvsd import LVSDClassifier
+from lightning_modules.checkpoint import CLASSIFIERS
+from lightning_modules.classifier import ECGClassifier
+from lightning_modules.ph import PHCXRClassifier
 
 MONITORED = "val/auroc"
+ORIGIN = {True: "from ImageNet", False: "from scratch"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: its checkpoint, and the MLflow run that made it (None: not known here)."""
+
+    checkpoint: Path
+    run: str | None
 
 
 def finetune(
@@ -42,43 +57,44 @@ def finetune(
     name: str,
     model: Mapping[str, Any],
     development: Sequence[Site],
-    preprocessing: ECGPreprocessing,
+    fitted: Fitted,
     pretrained: Path | None,
     tracking: Tracking,
     parent: str | None,
-) -> Path:
-    """Train the study's model `name`, or reuse the same trained before; returns the checkpoint.
+) -> Trained:
+    """Train the study's model `name`, or reuse the same trained before.
 
     The checkpoint is of the epoch with the best validation AUROC, and holds network,
     preprocessing and the operating threshold chosen on validation exams.
     """
-    network, settings = model["network"], {**plain(config.finetune), **model["finetune"]}
+    network, settings = model["network"], settings_of(config, model)
     folder = StageFolder(
         Path(config.cache) / "stages",
         "finetune",
         {
-            "network": network,
+            "model": {"classifier": model["classifier"], "network": network},
+            "target": config.target,
             "finetune": settings,
-            "ecg": plain(config.ecg),
-            "pretrained": file_digest(pretrained) if pretrained else None,
+            "preprocessing": fitted.preprocessing.as_dict(),
+            "pretrained": file_digest(pretrained) if pretrained else model["pretrained"],
             "trainer": what_matters(config),
             "seed": config.seed,
-            "data": [site.digest for site in development],
+            "data": [site.digest_of(fitted.preprocessing.input, "target") for site in development],
         },
     )
     with folder.alone():
         checkpoint = folder.path / "model.ckpt"
         if (record := folder.record) is not None:
-            say(f"{name}: reused from run {record['run']} ({_outcome(record)})")
+            say(f"{name}: reused from run {record['run']} ({outcome(record)})")
             tracking.tags(parent, {f"reused.{name}": str(record["run"])})
-            return checkpoint
+            return Trained(checkpoint, record["run"])
 
         L.seed_everything(config.seed, verbose=False)
         data = data_module(
             config,
             development,
             [],
-            preprocessing=preprocessing,
+            preprocessing=fitted.preprocessing,
             batch_size=settings["batch_size"],
             labelled=True,
             augmentation=settings["augmentation"],
@@ -87,7 +103,7 @@ def finetune(
         epoch = math.ceil(len(data.train_targets) / settings["batch_size"])
         interval = min(settings["validate_every_steps"], epoch)
         sites = ", ".join(site.name for site in development)
-        origin = "from mae" if pretrained else "from scratch"
+        origin = "from mae" if pretrained else ORIGIN[bool(model["pretrained"])]
         with stage_run(
             tracking,
             folder,
@@ -117,9 +133,15 @@ def finetune(
                 **schedule({**settings, "validate_every_steps": interval}),
             )
             module = classifier(
-                config, model, preprocessing, data.train_targets, world_size=fit.world_size
+                config,
+                model,
+                fitted.preprocessing,
+                data.train_targets,
+                world_size=fit.world_size,
+                about=about(config, name, data, fitted),
             )
-            if pretrained:
+            if pretrained is not None:
+                assert isinstance(module, ECGClassifier)
                 weights = torch.load(pretrained, map_location="cpu", weights_only=True)[
                     "state_dict"
                 ]
@@ -138,12 +160,12 @@ def finetune(
                 auroc = float(best.best_model_score or np.nan)
             else:  # too short a training for a validation on the way
                 auroc = fit.validate(module, data, verbose=False)[0][MONITORED]
-            predictions = predict(fit, module, data)
+            predictions = predict(tester(config, folder.path, f"threshold {name}"), module, data)
             validation = predictions[predictions["split"] == "val"]
             if not np.isfinite(predictions["logit"]).all():
                 raise InputError(
-                    f"{name}: training diverged, its outputs are no numbers. Lower "
-                    "finetune.base_learning_rate, or set finetune.gradient_clip=1.0. "
+                    f"{name}: training diverged, its outputs are no numbers. Lower its "
+                    "base_learning_rate, or set its gradient_clip=1.0. "
                     f"Remove {folder.path} to begin anew."
                 )
             threshold = youden_threshold(validation["target"], validation["probability"])
@@ -157,7 +179,7 @@ def finetune(
                     "val_auroc": auroc,
                     "threshold": threshold,
                 }
-                say(f"{name}: trained on {record['labels']} labelled ECGs, {_outcome(record)}")
+                say(f"{name}: trained on {record['labels']} labelled exams, {outcome(record)}")
                 tracking.metrics(
                     run, {"val/auroc_best": record["val_auroc"], "threshold": threshold}
                 )
@@ -167,41 +189,68 @@ def finetune(
                         used.unlink()
                 folder.finish(record)
             fit.strategy.barrier()
-        return checkpoint
+        return Trained(checkpoint, run)
+
+
+def settings_of(config: DictConfig, model: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model is trained: the settings for its input, and its own where it has some."""
+    common = {"ecg": config.finetune, "cxr": config.cxr_finetune}
+    return {**plain(common[CLASSIFIERS[model["classifier"]].input]), **model["finetune"]}
 
 
 def classifier(
     config: DictConfig,
     model: Mapping[str, Any],
-    preprocessing: ECGPreprocessing,
+    preprocessing: Preprocessing,
     targets: np.ndarray,
     world_size: int = 1,
-) -> LVSDClassifier:
-    """One of the study's models, new, for training `targets`. ValueError where sizes do not fit."""
-    network, settings = model["network"], {**plain(config.finetune), **model["finetune"]}
+    about: Mapping[str, Any] | None = None,
+) -> ECGClassifier | PHCXRClassifier:
+    """One of the study's networks, new, to train on `targets`. ValueError where sizes don't fit."""
+    kind: Any = CLASSIFIERS[model["classifier"]]
+    network, settings = model["network"], settings_of(config, model)
+    positives = targets.sum()
+    common = {
+        "architecture": network["architecture"],
+        "weight_decay": settings["weight_decay"],
+        "positive_weight": float((len(targets) - positives) / positives)
+        if settings["balance_classes"]
+        else 1.0,
+        "base_learning_rate": settings["base_learning_rate"],
+        "effective_batch": settings["batch_size"] * world_size,
+        "betas": settings["betas"],
+        "warmup_fraction": settings["warmup_fraction"],
+        "preprocessing": preprocessing.as_dict(),
+        "about": dict(about or {}),
+    }
     own = dict(network["settings"])
+    if isinstance(preprocessing, CXRPreprocessing):
+        return kind(settings=own, pretrained=model["pretrained"], **common)
+    assert isinstance(preprocessing, ECGPreprocessing)
     if network["architecture"] == "vit":
         own |= {"pooling": settings["pooling"], "drop_path": network["drop_path"]}
-    positives = targets.sum()
-    return LVSDClassifier(
-        architecture=network["architecture"],
+    return kind(
         settings=own,
         leads=len(LEADS),
         samples=preprocessing.samples,
         patch_samples=config.ecg.patch_samples,
         frozen_encoder=settings["frozen_encoder"],
         layer_decay=network["layer_decay"],
-        weight_decay=settings["weight_decay"],
-        positive_weight=float((len(targets) - positives) / positives)
-        if settings["balance_classes"]
-        else 1.0,
-        base_learning_rate=settings["base_learning_rate"],
-        effective_batch=settings["batch_size"] * world_size,
-        betas=settings["betas"],
-        warmup_fraction=settings["warmup_fraction"],
-        preprocessing=preprocessing.as_dict(),
+        **common,
     )
 
 
-def _outcome(record: Mapping[str, Any]) -> str:
+def about(config: DictConfig, name: str, data: ExamDataModule, fitted: Fitted) -> dict[str, Any]:
+    """What a checkpoint tells of its making: whom it was trained on, and what they looked like."""
+    trained_on = data.exams.iloc[data.chosen("train")]
+    return {
+        "name": name,
+        "target": config.target,
+        "institutions": sorted(set(trained_on["institution"])),
+        "exams": len(trained_on),
+        "ranges": {quantity: list(limits) for quantity, limits in fitted.ranges.items()},
+    }
+
+
+def outcome(record: Mapping[str, Any]) -> str:
     return f"validation AUROC {record['val_auroc']:.3f}, threshold {record['threshold']:.3f}"

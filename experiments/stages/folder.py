@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -35,6 +37,15 @@ class StageFolder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_name(f".{self.path.name}.lock")):
             yield
+
+    def finished_by_first(self) -> dict[str, Any]:
+        """Wait, in any process but the first, for what the first one does alone; its record."""
+        launcher = os.getppid()
+        while (record := self.record) is None:
+            if os.getppid() != launcher:
+                raise SystemExit("the launch's first process is gone")
+            time.sleep(0.2)
+        return record
 
     @property
     def record(self) -> dict[str, Any] | None:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-import torch
 from omegaconf import DictConfig
 
 from datamodules.errors import InputError
-from datamodules.institution import millivolts
+from datamodules.inputs import millivolts
+from datamodules.institution import Fitted
 from datamodules.multisite import MultiSiteDataModule
 from datamodules.recordings import LEADS
 from datamodules.transforms import ECGPreprocessing
@@ -33,22 +33,12 @@ from experiments.tracking import Tracking
 from lightning_modules.mae import MaskedAutoencoder
 
 
-def unfitted_preprocessing(config: DictConfig) -> ECGPreprocessing:
-    """The configured preprocessing before it has seen an exam. ValueError where it can't be."""
-    ecg = plain(config.ecg)
-    return ECGPreprocessing(
-        **{key: ecg[key] for key in ECGPreprocessing.__dataclass_fields__ if key in ecg}
-    )
-
-
-def autoencoder(
-    config: DictConfig,
-    preprocessing: ECGPreprocessing,
-    lead_covariance: torch.Tensor,
-    world_size: int = 1,
-) -> MaskedAutoencoder:
+def autoencoder(config: DictConfig, fitted: Fitted, world_size: int = 1) -> MaskedAutoencoder:
     """The configured masked autoencoder, new. ValueError where its sizes do not fit."""
     settings = plain(config.pretrain)
+    preprocessing, lead_covariance = fitted.preprocessing, fitted.lead_covariance
+    assert isinstance(preprocessing, ECGPreprocessing)
+    assert lead_covariance is not None
     return MaskedAutoencoder(
         leads=len(LEADS),
         samples=preprocessing.samples,
@@ -69,26 +59,10 @@ def autoencoder(
     )
 
 
-def fit_preprocessing(
-    config: DictConfig, development: Sequence[Site]
-) -> tuple[ECGPreprocessing, torch.Tensor]:
-    """The ECG's preprocessing, fitted on development training exams, and their lead covariance."""
-    data = data_module(
-        config,
-        development,
-        [],
-        preprocessing=unfitted_preprocessing(config),
-        batch_size=config.trainer.test_batch_size,
-        labelled=False,
-    )
-    return data.fit_statistics(config.ecg.statistics_exams)
-
-
 def pretrain(
     config: DictConfig,
     development: Sequence[Site],
-    preprocessing: ECGPreprocessing,
-    lead_covariance: torch.Tensor,
+    fitted: Fitted,
     tracking: Tracking,
     parent: str | None,
 ) -> Path:
@@ -106,7 +80,7 @@ def pretrain(
             "ecg": plain(config.ecg),
             "trainer": what_matters(config),
             "seed": config.seed,
-            "data": [site.signals_digest for site in development],
+            "data": [site.digest_of("ecg") for site in development],
         },
     )
     with folder.alone():
@@ -123,7 +97,7 @@ def pretrain(
             config,
             development,
             [],
-            preprocessing=preprocessing,
+            preprocessing=fitted.preprocessing,
             batch_size=settings["batch_size"],
             labelled=False,
             augmentation=settings["augmentation"],
@@ -150,7 +124,7 @@ def pretrain(
                 logger=tracking.logger(run),
                 **schedule(settings),
             )
-            module = autoencoder(config, preprocessing, lead_covariance, fit.world_size)
+            module = autoencoder(config, fitted, fit.world_size)
             cut = seed_after(config, fit, folder.path / RESUME_POINT)
             fit.fit(module, data, ckpt_path=cut, weights_only=True)
             (final,) = fit.validate(module, data, verbose=False)
@@ -188,8 +162,9 @@ class ReconstructionFigure(L.Callback):
             return
         assert isinstance(pl_module, MaskedAutoencoder)
         preprocessing = self.data.preprocessing
+        assert isinstance(preprocessing, ECGPreprocessing)
         exam = int(self.data.chosen("val")[0])
-        ((rate, (_, samples, units, baseline)),) = self.data.dataset[exam]["signals"].items()
+        ((rate, (_, samples, units, baseline)),) = self.data.dataset[exam]["recorded"].items()
         recorded = preprocessing.filter_and_resample(millivolts(samples, units, baseline), rate)
         ecg = preprocessing.normalise(recorded).to(pl_module.device)
         with trainer.precision_plugin.forward_context():

@@ -1,11 +1,19 @@
 """What a reviewer finds on the parent run: predictions, tables and figures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig
 
+from experiments.evaluation.comparison import (
+    common_exams,
+    compare,
+    comparison_table,
+    comparisons_json,
+)
 from experiments.evaluation.predictions import POOLED, check_predictions
 from experiments.evaluation.summary import (
     markdown_table,
@@ -15,51 +23,101 @@ from experiments.evaluation.summary import (
 )
 from experiments.figures.forest import forest_figure
 from experiments.figures.roc import roc_figure
+from experiments.figures.subsets import subsets_figure
 from experiments.stages.cohort import Site
+from experiments.stages.fuse import SUBSET
 from experiments.tracking import Tracking
 
 SIMULATED = (
-    "Simulated data: the order of models here says nothing about hospitals. "
-    "The ceiling is the AUROC of an ideal observer of the simulated ECG's latents."
+    "Simulated data: the order of models here says nothing about hospitals. The ceiling is the "
+    "AUROC of an ideal observer of what the simulated inputs were made from."
 )
 
 METRICS = {"auroc": "auroc", "auroc_low": "auroc_low", "auroc_high": "auroc_high", "n": "exams"}
 
+# Model -> institution -> the best possible AUROC, known in a simulation.
+Ceilings = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study's models said: `predictions`, and where they are fused `subsets`, the fusion's
+    with each subset of its inputs as a model, on exams that have all of them.
+    """
+
+    predictions: pd.DataFrame
+    subsets: pd.DataFrame | None = None
+
+    @staticmethod
+    def external_of(several: Sequence["Results"]) -> "Results":
+        """The external exams of several folds, as one test set."""
+
+        def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+            table = pd.concat(tables, ignore_index=True)
+            return table[table["split"] == "external"]
+
+        subsets = [results.subsets for results in several if results.subsets is not None]
+        return Results(
+            joined([results.predictions for results in several]),
+            joined(subsets) if subsets else None,
+        )
+
 
 def report(
     config: DictConfig,
-    predictions: pd.DataFrame,
+    results: Results,
     sites: Mapping[str, Site],
-    ceiling: Mapping[str, float] | None,
+    ceilings: Ceilings | None,
     tracking: Tracking,
     run: str | None,
 ) -> pd.DataFrame:
-    """Leave predictions, summary, figures and the description on `run`; the table for people."""
+    """Leave predictions, summary, figures and the description on `run`; the table for people.
+
+    Where models are fused, the table is of the exams that have every input, one test set for all;
+    each model on all exams that have its input stands beside it.
+    """
+    predictions = results.predictions
     check_predictions(predictions, "this launch's predictions")
-    summary = summarise(
-        predictions,
-        confidence=config.statistics.confidence,
-        resamples=config.statistics.resamples,
-        seed=config.seed,
-    )
-    table = results_table(summary, ceiling)
+    settings: dict[str, Any] = {**config.statistics, "seed": config.seed}
     title = f"{config.target}: {config.study}"
+    percent = f"{config.statistics.confidence:.0%}"
     tracking.table(run, predictions, "predictions.parquet")
+    summary = summarise(predictions, **settings)
     tracking.text(run, json.dumps(summary_json(summary), indent=2), "summary.json")
+    comparisons = compare(predictions, **settings)
+    tracking.text(run, json.dumps(comparisons_json(comparisons), indent=2), "comparisons.json")
+    tracking.table(run, comparison_table(comparisons), "comparisons.csv")
+
+    heading = f"AUROC for {config.target} ({percent} interval)"
+    own = results_table(summary, None if results.subsets is not None else ceilings)
+    if results.subsets is None:
+        shown, table, tested = summary, own, predictions
+        tables = {heading: own}
+    else:
+        tested = common_exams(predictions, predictions["model"].unique().tolist())
+        shown = summarise(tested, **settings)
+        table = results_table(shown, ceilings)
+        tables = {
+            f"{heading}, exams with all of {', '.join(config.models)}": table,
+            f"{heading}, each model on all exams that have its input": own,
+        }
+        tracking.text(run, json.dumps(summary_json(shown), indent=2), "complete/summary.json")
+        tracking.table(run, own, "results_own_inputs.csv")
+        tables |= _subsets(config, results.subsets, settings, title, tracking, run)
     tracking.table(run, table, "results.csv")
     tracking.figure(
         run,
         forest_figure(
-            summary, confidence=config.statistics.confidence, title=title, ceiling=ceiling
+            shown, confidence=config.statistics.confidence, title=title, ceilings=ceilings
         ),
         "figures/forest.png",
     )
-    if (predictions["split"] == "external").any():
-        tracking.figure(run, roc_figure(predictions, title=title), "figures/roc.png")
+    if (tested["split"] == "external").any():
+        tracking.figure(run, roc_figure(tested, title=title), "figures/roc.png")
     flow = pd.DataFrame([{"institution": name, **site.flow} for name, site in sites.items()])
     tracking.table(run, flow, "cohort/flow.csv")
-    left_out = [site.store.skipped.assign(institution=name) for name, site in sites.items()]
-    tracking.table(run, pd.concat(left_out), "cohort/left_out.csv")
+    left_out = pd.concat([site.left_out for site in sites.values()])
+    tracking.table(run, left_out, "cohort/left_out.csv")
     for model, rows in summary.groupby("model", sort=False):
         aurocs = dict(zip(rows["institution"], rows["auroc"], strict=True))
         tracking.metrics(run, {f"test/auroc/{name}/{model}": v for name, v in aurocs.items()})
@@ -69,16 +127,44 @@ def report(
             for column, metric in METRICS.items():
                 values = zip(rows["institution"], rows[column], strict=True)
                 tracking.metrics(of, {f"test/{metric}/{name}": value for name, value in values})
-    if ceiling is not None:
-        tracking.metrics(run, {f"ceiling/auroc/{name}": v for name, v in ceiling.items()})
-    percent = f"{config.statistics.confidence:.0%}"
-    note = f"### AUROC for {config.target} ({percent} interval)\n\n{markdown_table(table)}\n"
-    if config.protocol == "leave_site_out":
-        note += (
-            f"\n*{POOLED}* puts together exams that were scored by another model in each fold.\n"
-        )
-    if ceiling is not None:
-        note += f"\n{SIMULATED}\n"
-    note += "\nRole *development*: internal test, patients held out. Files: the Artifacts tab.\n"
-    tracking.tags(run, {"mlflow.note.content": note})
+    for model, of_model in (ceilings or {}).items():
+        tracking.metrics(run, {f"ceiling/auroc/{k}/{model}": v for k, v in of_model.items()})
+    tracking.tags(run, {"mlflow.note.content": _note(config, tables, ceilings is not None)})
     return table
+
+
+def _subsets(
+    config: DictConfig,
+    subsets: pd.DataFrame,
+    settings: Mapping[str, Any],
+    title: str,
+    tracking: Tracking,
+    run: str | None,
+) -> dict[str, pd.DataFrame]:
+    """The fusion with each subset of its inputs: predictions, summary, table and figure."""
+    check_predictions(subsets, "this launch's predictions with subsets of the inputs")
+    summary = summarise(subsets, **settings)
+    table = results_table(summary, None)
+    tracking.table(run, subsets, "subsets/predictions.parquet")
+    tracking.text(run, json.dumps(summary_json(summary), indent=2), "subsets/summary.json")
+    tracking.table(run, table, "subsets/results.csv")
+    inputs = {name: tuple(name.split(SUBSET)) for name in subsets["model"].unique()}
+    figure = subsets_figure(summary, inputs, confidence=config.statistics.confidence, title=title)
+    tracking.figure(run, figure, "figures/subsets.png")
+    name = config.fusion.name
+    return {f"{name} with each subset of its inputs, exams with all of them": table}
+
+
+def _note(config: DictConfig, tables: Mapping[str, pd.DataFrame], simulated: bool) -> str:
+    """The text that the MLflow UI shows first on a run."""
+    note = "".join(
+        f"### {heading}\n\n{markdown_table(table)}\n\n" for heading, table in tables.items()
+    )
+    if config.protocol == "leave_site_out":
+        note += f"*{POOLED}* puts together exams that were scored by another model in each fold.\n"
+    if simulated:
+        note += f"\n{SIMULATED}\n"
+    return note + (
+        "\nRole *development*: internal test, patients held out. Every pair of models is compared "
+        "in comparisons.csv. Files: the Artifacts tab.\n"
+    )

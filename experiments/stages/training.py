@@ -13,10 +13,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from datamodules.errors import InputError
+from datamodules.inputs import Preprocessing
 from datamodules.institution import InstitutionDataModule, Loading
 from datamodules.multisite import MultiSiteDataModule
-from datamodules.transforms import ECGAugmentation, ECGPreprocessing
+from datamodules.transforms import CXRAugmentation, ECGAugmentation
 from experiments.config import plain
+from experiments.console import StageBar
 from experiments.stages.cohort import Site
 from experiments.stages.folder import StageFolder
 from experiments.tracking import Tracking
@@ -24,6 +26,13 @@ from experiments.tracking import Tracking
 RESUME_POINT = "last.ckpt"
 # Settings under `trainer` that are not Lightning's.
 OURS = ("loading_workers", "test_batch_size")
+OWN_WAYS: dict[str, Any] = {
+    "num_sanity_val_steps": 0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_autolog_hparams": False,
+}
+AUGMENTATIONS: dict[str, Any] = {"ecg": ECGAugmentation, "cxr": CXRAugmentation}
 
 
 def data_module(
@@ -31,51 +40,78 @@ def data_module(
     development: Sequence[Site],
     external: Sequence[Site],
     *,
-    preprocessing: ECGPreprocessing,
+    preprocessing: Preprocessing,
     batch_size: int,
     labelled: bool,
     augmentation: Mapping[str, Any] | None = None,
 ) -> MultiSiteDataModule:
-    """The cohort as batches."""
+    """The cohort's exams that have the input of `preprocessing`, as batches."""
+    input = preprocessing.input
+    augment = AUGMENTATIONS[input](**augmentation) if augmentation else None
 
     def institution(site: Site) -> InstitutionDataModule:
         return InstitutionDataModule(
             site.name,
-            site.exams,
-            site.store,
+            site.exams_with(input),
+            site.stores.get(input),
             preprocessing=preprocessing,
-            augmentation=ECGAugmentation(**augmentation) if augmentation else None,
+            augmentation=augment,
             loading=Loading(batch_size, config.trainer.loading_workers, config.seed),
             labelled=labelled,
         )
 
-    return MultiSiteDataModule(
-        development=[institution(site) for site in development],
-        external=[institution(site) for site in external],
-    )
+    def having(sites: Sequence[Site]) -> list[InstitutionDataModule]:
+        return [institution(site) for site in sites if len(site.exams_with(input))]
+
+    return MultiSiteDataModule(development=having(development), external=having(external))
 
 
 def trainer(
-    config: DictConfig, folder: Path, callbacks: Sequence[Callback], **settings: Any
+    config: DictConfig,
+    folder: Path,
+    callbacks: Sequence[Callback],
+    *,
+    matmul_precision: str = "high",
+    **settings: Any,
 ) -> L.Trainer:
     """Lightning's Trainer with the person's settings and ours for a stage."""
     made = L.Trainer(
-        **_lightnings(config),
-        **settings,
+        **{**_lightnings(config), **OWN_WAYS, **settings},
         callbacks=list(callbacks),
         default_root_dir=folder,
         use_distributed_sampler=False,  # the DataModule's samplers know their rank
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_autolog_hparams=False,
     )
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(matmul_precision)
+    torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"
     local = max(1, made.num_devices)
     if made.strategy.root_device.type == "cpu" and local > 1:
         # Processes that each take every core run many times slower than one.
         torch.set_num_threads(max(1, (os.cpu_count() or local) // local))
     return made
+
+
+def tester(config: DictConfig, folder: Path, description: str) -> L.Trainer:
+    """A Trainer for predictions: in full float32, so that they are the same on every device."""
+    return trainer(
+        config,
+        folder,
+        [StageBar(description)],
+        matmul_precision="highest",
+        precision="32-true",
+        logger=False,
+    )
+
+
+def table_trainer(folder: Path, callbacks: Sequence[Callback], **settings: Any) -> L.Trainer:
+    """A Trainer for models of a table's few columns: one process on the CPU is all they need."""
+    return L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        enable_checkpointing=False,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **{**OWN_WAYS, **settings},
+    )
 
 
 def seed_after(config: DictConfig, trainer: L.Trainer, cut: Path) -> Path | None:

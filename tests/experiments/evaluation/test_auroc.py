@@ -18,6 +18,7 @@ from experiments.evaluation.auroc import (
     auroc_interval,
     is_estimable,
     newcombe_interval,
+    placements,
     roc_curve,
 )
 
@@ -54,6 +55,18 @@ def test_auroc_by_hand():
         auroc([0, 0], [0.1, 0.2])
     with pytest.raises(ValueError, match="NaN"):
         auroc([0, 1], [0.1, np.nan])
+
+
+@pytest.mark.parametrize("decimals", [9, 0])
+def test_placements_are_shares_of_all_pairs_in_the_order_of_exams(decimals):
+    generator = np.random.default_rng(7)
+    target = generator.integers(0, 2, 60)
+    score = (generator.normal(size=60) + target).round(decimals)
+    positive, negative = score[target == 1][:, None], score[target == 0]
+    wins = (positive > negative) + 0.5 * (positive == negative)
+    of_positives, of_negatives = placements(target, score)
+    np.testing.assert_allclose(of_positives, wins.mean(axis=1), atol=1e-15)
+    np.testing.assert_allclose(of_negatives, wins.mean(axis=0), atol=1e-15)
 
 
 def test_delong_reproduces_the_published_example(real_data):

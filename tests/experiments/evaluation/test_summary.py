@@ -101,7 +101,8 @@ def test_json_has_the_promised_keys_and_null(summary):
 
 
 def test_table_for_people(summary):
-    table = results_table(summary, {"north": 0.9})
+    best = {"north": 0.9}
+    table = results_table(summary, {"mae": best, "cnn": best})
     assert list(table.columns) == [
         "institution", "role", "exams", "prevalence", "mae", "cnn", "ceiling",
     ]  # fmt: skip
@@ -116,6 +117,18 @@ def test_table_for_people(summary):
         f"{row['auroc']:.3f} ({row['auroc_low']:.3f}-{row['auroc_high']:.3f})"
     )
     assert "ceiling" not in results_table(summary, None).columns
+
+
+def test_models_with_ceilings_of_their_own(summary):
+    fusion = {"north": 0.95, "all-external": 0.93}
+    three = pd.concat([summary, summary[summary["model"] == "cnn"].assign(model="ecg")])
+    table = results_table(three, {"mae": fusion, "cnn": fusion, "ecg": {"north": 0.9}})
+    assert list(table.columns[-3:]) == ["ecg", "ceiling (mae, cnn)", "ceiling (ecg)"]
+    table = table.set_index("institution")
+    assert list(table["ceiling (mae, cnn)"]) == ["", "0.950", "", "", "0.930"]
+    assert table.at["north", "ceiling (ecg)"] == "0.900"
+    only = results_table(three, {"ecg": {"north": 0.9}})
+    assert list(only.columns[-2:]) == ["ecg", "ceiling (ecg)"]
 
 
 def test_a_model_tested_on_fewer_exams_says_so(predictions):

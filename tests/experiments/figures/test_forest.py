@@ -32,7 +32,10 @@ def texts(figure):
 
 @pytest.fixture(scope="module")
 def figure():
-    return forest_figure(SUMMARY, confidence=0.95, title="LVSD", ceiling={"north": 0.97})
+    best = {"north": 0.97}
+    return forest_figure(
+        SUMMARY, confidence=0.95, title="LVSD", ceilings={"mae": best, "cnn": best}
+    )
 
 
 def test_points_and_intervals_are_the_summarys(figure):
@@ -77,15 +80,45 @@ def test_models_differ_by_marker_too(figure):
     assert len({line.get_marker() for line in drawn(figure.axes[0], "estimate")}) == 2
 
 
-@pytest.mark.parametrize("name", ["a", "a hospital with quite a long name of its own"])
-def test_nothing_leaves_the_page_or_overlaps(name):
-    figure = forest_figure(
-        SUMMARY.replace({"institution": {"north": name}}), confidence=0.95, title="LVSD"
-    )
+def test_a_ceiling_stands_at_the_lines_of_the_models_that_share_it():
+    three = pd.concat([SUMMARY, SUMMARY[SUMMARY["model"] == "cnn"].assign(model="ecg", auroc=0.75)])
+    ceilings = {"mae": {"north": 0.97}, "cnn": {"north": 0.97}, "ecg": {"north": 0.94}}
+    (axes,) = forest_figure(three, confidence=0.95, title="PH", ceilings=ceilings).axes
+    shared, own = drawn(axes, "ceiling")
+    assert (shared.get_xdata()[0], own.get_xdata()[0]) == (0.97, 0.94)
+    mae, cnn = (line for line in drawn(axes, "estimate") if line.get_xdata()[0] in (0.912, 0.80))
+    top, bottom = shared.get_ydata()
+    assert top < mae.get_ydata()[0] < cnn.get_ydata()[0] < bottom
+    assert own.get_ydata()[0] == bottom
+    assert own.get_ydata()[1] - bottom == pytest.approx((bottom - top) / 2)
+
+
+def seven_models():
+    """At eight institutions, all of them estimable and under names of the usual length."""
+    models = ["ph_ecg", "ph_cxr", "ph_bnp", "ph_fusion", "mean_of_logits", "logistic_stacking",
+              "best_submodel"]  # fmt: skip
+    one = SUMMARY[(SUMMARY["model"] == "mae") & (SUMMARY["institution"] == "north")]
+    institutions = pd.concat([one.assign(institution=f"hospital-{i}") for i in range(8)])
+    return pd.concat([institutions.assign(model=model) for model in models])
+
+
+@pytest.mark.parametrize(
+    ("summary", "ceilings"),
+    [
+        (SUMMARY.replace({"institution": {"north": "a"}}), None),
+        (SUMMARY.replace({"institution": {"north": "a hospital with a long name of its own"}}), {}),
+        (seven_models(), {"ph_ecg": {"hospital-1": 0.95}}),
+    ],
+    ids=["short name", "long name", "seven models"],
+)
+def test_nothing_leaves_the_page_or_overlaps(summary, ceilings):
+    figure = forest_figure(summary, confidence=0.95, title="LVSD", ceilings=ceilings)
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     page = figure.bbox
-    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    (legend,) = figure.legends
+    boxes = [text.get_window_extent(renderer) for text in [*figure.axes[0].texts, *figure.texts]]
+    boxes.append(legend.get_window_extent(renderer))
     for box in boxes:
         assert page.x0 <= box.x0
         assert box.x1 <= page.x1

@@ -1,0 +1,128 @@
+"""The fusion's discipline: what trains it comes from models that did not see the patient."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from datamodules.errors import InputError
+from experiments.config import compose_config
+from experiments.stages import fuse
+from experiments.stages.cohort import Site
+from experiments.stages.finetune import Trained
+from experiments.tracking import Tracking
+
+CONFIG = compose_config(["experiment=ph", "fusion.folds=4"])
+SUBMODELS = ["ph_ecg", "ph_cxr", "ph_bnp"]
+
+
+def site(name: str, exams: int = 80, seed: int = 0) -> Site:
+    """Two exams a patient; films and blood tests of some."""
+    rng = np.random.default_rng(seed)
+    patients = [f"{name}-p{i // 2}" for i in range(exams)]
+    split = {
+        patient: rng.choice(["train", "val", "test"], p=[0.6, 0.2, 0.2]) for patient in patients
+    }
+    table = pd.DataFrame(
+        {
+            "institution": name,
+            "patient_id": patients,
+            "exam_id": [f"{name}-e{i}" for i in range(exams)],
+            "split": [split[patient] for patient in patients],
+            "target": (rng.random(exams) < 0.4).astype(float),
+            "ecg_row": np.arange(exams),
+            "cxr_row": np.where(rng.random(exams) < 0.7, 0, -1),
+            "bnp_row": np.where(rng.random(exams) < 0.6, 0, -1),
+        }
+    )
+    return Site(name, table, {}, {})
+
+
+def untracked() -> Tracking:
+    return Tracking("sqlite:///unused.db", "unused", "unused", enabled=False)
+
+
+def test_a_patients_outputs_come_from_models_that_did_not_see_the_patient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    development = [site("alpha"), site("beta", seed=1)]
+    seen: dict[Path, set[str]] = {}
+
+    def train_models(
+        config: Any, models: Mapping[str, Any], sites: Sequence[Site], *_: Any
+    ) -> dict[str, Trained]:
+        patients = {patient for of in sites for patient in of.exams["patient_id"]}
+        checkpoint = Path(f"fold-{len(seen)}")
+        seen[checkpoint] = patients
+        return {name: Trained(checkpoint, None) for name in models}
+
+    def evaluate(
+        config: Any, name: str, checkpoint: Path, sites: Sequence[Site], external: Sequence[Site]
+    ) -> pd.DataFrame:
+        table = pd.concat([of.exams_with(name.removeprefix("ph_")) for of in sites])
+        assert not set(table["patient_id"]) & seen[checkpoint]
+        return table.assign(model=name, logit=float(checkpoint.name[-1]), probability=0.5)
+
+    monkeypatch.setattr(fuse, "train_models", train_models)
+    monkeypatch.setattr(fuse, "evaluate", evaluate)
+    table = fuse.cross_fit(CONFIG, development, untracked(), None)
+
+    everyone = pd.concat([of.exams for of in development])
+    training = everyone[everyone["split"] == "train"]
+    assert sorted(table["exam_id"]) == sorted(training["exam_id"])
+    assert set(table["fold"]) == {1, 2, 3, 4}
+    assert (table.groupby("patient_id")["fold"].nunique() == 1).all()
+    for submodel in SUBMODELS:
+        scored = table.set_index("exam_id")[submodel]
+        has = training.set_index("exam_id")[f"{submodel.removeprefix('ph_')}_row"] >= 0
+        assert (scored.notna() == has.reindex(scored.index)).all()
+        known = table[table[submodel].notna()]
+        assert (known[submodel] == known["fold"] - 1).all()
+    # Validation patients choose each fold's epoch; they are not in what the fusion learns from.
+    assert all({"val", "train"} <= set(of.exams["split"]) for of in development)
+    assert not set(table["patient_id"]) & set(
+        everyone.loc[everyone["split"] == "val", "patient_id"]
+    )
+
+
+def test_folds_are_of_patients_and_independent_of_the_splits() -> None:
+    exams = site("alpha", 4000).exams
+    fold = fuse.folds_of(CONFIG, exams)
+    assert (fold.groupby(exams["patient_id"]).nunique() == 1).all()
+    shares = fold[exams["split"] == "train"].value_counts(normalize=True)
+    assert shares.between(0.2, 0.3).all()
+
+
+def test_stacking_is_scikit_learns_on_logits_and_what_is_missing() -> None:
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=(200, 3)), rng.random(200) < 0.5
+    logits[rng.random((200, 3)) < 0.3] = np.nan
+    found = fuse.stacking(logits, target, logits, penalty=2.0)
+    features = np.hstack([np.nan_to_num(logits), np.isnan(logits)])
+    model = LogisticRegression(C=0.5, max_iter=1000).fit(features, target)
+    np.testing.assert_allclose(found, model.decision_function(features))
+
+
+def test_no_exam_with_all_inputs_is_refused() -> None:
+    alpha = site("alpha")
+    alpha.exams["bnp_row"] = np.where(alpha.exams["cxr_row"] >= 0, -1, 0)
+    beta = site("beta", seed=1)
+    with pytest.raises(InputError, match="No labelled training exam .* all of ecg, cxr, bnp"):
+        fuse.check_fusion(CONFIG, [alpha], [beta])
+    beta.exams["bnp_row"] = -1
+    gamma = site("gamma", seed=2)
+    gamma.exams.loc[gamma.exams["split"] == "test", "cxr_row"] = -1
+    with pytest.raises(InputError, match="No labelled exam to test on has all of ecg, cxr, bnp"):
+        fuse.check_fusion(CONFIG, [gamma], [beta])
+
+
+def test_a_fold_that_takes_a_class_away_is_refused() -> None:
+    alpha = site("alpha")
+    few = alpha.exams["cxr_row"] >= 0
+    alpha.exams.loc[few & (alpha.exams["split"] == "train"), "target"] = 0.0
+    with pytest.raises(InputError, match="cxr without fold 1 .* lacks one of the two classes"):
+        fuse.check_fusion(CONFIG, [alpha], [site("beta", seed=1)])

@@ -28,6 +28,27 @@ TINY = (
     "finetune.validate_every_steps=4",
     "statistics.resamples=50",
 )
+TINY_PH_COHORT = (
+    "cohort.every_institution.exams=40",
+    "cohort.institutions.quillhaven.exams=120",
+    "cohort.institutions.ambervault.exams=80",
+)
+TINY_FILMS = (
+    "cxr.size=32",
+    "cxr_finetune.max_steps=6",
+    "cxr_finetune.validate_every_steps=3",
+    "cxr_network.settings.model=resnet10t",
+)
+TINY_PH = (
+    "network.settings.widths=[8]",
+    "baseline.settings.widths=[8]",
+    "finetune.max_steps=8",
+    "finetune.validate_every_steps=4",
+    *TINY_FILMS,
+    "fusion.folds=2",
+    "fusion.max_epochs=20",
+    "statistics.resamples=50",
+)
 
 
 @dataclass(frozen=True)

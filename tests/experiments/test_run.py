@@ -187,7 +187,11 @@ def test_a_second_launch_reuses_every_stage_and_gives_the_same(
     assert "cnn: reused" not in changed.output
 
 
-@pytest.mark.parametrize("study", [study for study in STUDIES if study != "quickstart"])
+# Tested by themselves: quickstart above, the others in test_ph.py and test_real_cxr.py.
+OTHERS = {"quickstart", "ph", "real_cxr"}
+
+
+@pytest.mark.parametrize("study", [study for study in STUDIES if study not in OTHERS])
 def test_every_study_runs(study: str, place: Path, quickstart: Launch) -> None:
     if study == "real_ecg":
         cohort = [f"cohort.root={write_public_folder(place / 'public')}"]

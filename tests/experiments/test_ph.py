@@ -1,0 +1,224 @@
+"""`experiment=ph` by the real command line: three submodels, their fusion, and what a reviewer
+finds."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import torch
+from command import TINY_PH, TINY_PH_COHORT, Launch, launch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from lightning_modules.checkpoint import load_classifier
+
+SUBMODELS = {"ph_ecg": "ecg", "ph_cxr": "cxr", "ph_bnp": "bnp"}
+FUSED = ["ph_fusion", "mean_of_logits", "logistic_stacking", "best_submodel"]
+DEVELOPMENT = ["quillhaven", "ambervault"]
+EXAM = ["institution", "split", "patient_id", "exam_id", "target"]
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ph")
+
+
+@pytest.fixture(scope="session")
+def ph(place: Path) -> Launch:
+    done = launch(place, "experiment=ph", f"cohort.root={place}/cohort", *TINY_PH_COHORT, *TINY_PH)
+    assert done.status == 0, done.output + done.errors
+    return done
+
+
+@pytest.fixture(scope="session")
+def manifests(ph: Launch, place: Path) -> pd.DataFrame:
+    (root,) = (place / "cohort").glob("*/")
+    return pd.concat([pd.read_csv(path) for path in sorted(root.glob("*.csv"))]).set_index(
+        "exam_id"
+    )
+
+
+def logits(ph: Launch) -> pd.DataFrame:
+    table = ph.predictions.pivot(index=EXAM, columns="model", values="logit")
+    return table.reset_index()
+
+
+def test_each_submodel_is_tested_wherever_its_input_is(ph: Launch, manifests: pd.DataFrame) -> None:
+    table = logits(ph).set_index("exam_id")
+    columns = {"ph_ecg": "ecg_path", "ph_cxr": "cxr_path", "ph_bnp": "bnp_pg_ml"}
+    external = manifests[~manifests["institution"].isin(DEVELOPMENT) & manifests["ph"].notna()]
+    assert set(external.index) <= set(table.index)
+    for model, column in columns.items():
+        expected = manifests.loc[table.index, column].notna()
+        assert (table[model].notna() == expected).all(), model
+        assert not expected.all() or model == "ph_ecg"
+    for model in FUSED:
+        assert table[model].notna().all()
+
+
+def test_the_table_is_of_exams_that_have_all_three(ph: Launch) -> None:
+    table = logits(ph)
+    complete = table[table[list(SUBMODELS)].notna().all(axis=1) & (table["split"] != "val")]
+    results = pd.read_csv(ph.artifact("results.csv")).set_index("institution")
+    for name, exams in complete.groupby("institution"):
+        assert results.loc[name, "exams"] == len(exams)
+        for model in [*SUBMODELS, *FUSED]:
+            shown = results.loc[name, model]
+            if exams["target"].nunique() == 2 and not shown.startswith("not"):
+                auroc = roc_auc_score(exams["target"], exams[model])
+                assert float(shown.split()[0]) == pytest.approx(auroc, abs=5e-4)
+    assert {f"ceiling ({model})" for model in SUBMODELS} < set(results.columns)
+    own = pd.DataFrame(ph.summary).set_index(["model", "institution"])
+    for model in [*SUBMODELS, *FUSED]:
+        exams = table[table[model].notna() & (table["split"] == "external")]
+        row = own.loc[(model, "all-external")]
+        assert row["n"] == len(exams)
+        assert row["auroc"] == pytest.approx(roc_auc_score(exams["target"], exams[model]))
+
+
+def test_each_pair_is_compared_on_the_exams_that_both_have(ph: Launch) -> None:
+    comparisons = pd.read_json(ph.artifact("comparisons.json"))
+    table = logits(ph)
+    models = [*SUBMODELS, *FUSED]
+    pooled = comparisons[comparisons["institution"] == "all-external"]
+    assert len(pooled) == len(models) * (len(models) - 1) / 2
+    for row in pooled.itertuples():
+        exams = table[
+            (table["split"] == "external") & table[[row.model_a, row.model_b]].notna().all(axis=1)
+        ]
+        aurocs = [roc_auc_score(exams["target"], exams[m]) for m in (row.model_a, row.model_b)]
+        assert row.n == len(exams)
+        assert row.difference == pytest.approx(aurocs[0] - aurocs[1], abs=1e-9)
+        assert 0 <= row.p <= 1
+
+
+def test_every_subset_of_the_inputs(ph: Launch) -> None:
+    subsets = pd.read_parquet(ph.artifact("subsets/predictions.parquet"))
+    wide = subsets.pivot(index="exam_id", columns="model", values="logit")
+    assert list(subsets["model"].unique()) == [
+        "ecg", "cxr", "bnp", "ecg + cxr", "ecg + bnp", "cxr + bnp", "ecg + cxr + bnp",
+    ]  # fmt: skip
+    assert wide.notna().all(axis=None)
+    table = logits(ph).set_index("exam_id")
+    np.testing.assert_allclose(
+        wide["ecg + cxr + bnp"], table.loc[wide.index, "ph_fusion"], atol=1e-6
+    )
+    assert wide.T.drop_duplicates().shape[0] == 7
+
+
+def test_the_baselines_are_what_they_say(ph: Launch) -> None:
+    table = logits(ph)
+    outputs = table[list(SUBMODELS)]
+    np.testing.assert_allclose(table["mean_of_logits"], outputs.mean(axis=1), atol=1e-9)
+    learned = pd.read_parquet(fusion_artifact(ph, "cross_fitted.parquet"))
+    features = [
+        np.hstack([np.nan_to_num(t), np.isnan(t)])
+        for t in (learned[list(SUBMODELS)].to_numpy(), outputs.to_numpy())
+    ]
+    model = LogisticRegression(max_iter=1000).fit(features[0], learned["target"])
+    np.testing.assert_allclose(
+        table["logistic_stacking"], model.decision_function(features[1]), atol=1e-4
+    )
+    validation = table[table["split"] == "val"]
+    aurocs = {
+        m: roc_auc_score(*validation[validation[m].notna()][["target", m]].to_numpy().T)
+        for m in SUBMODELS
+    }
+    best = max(aurocs, key=lambda m: aurocs[m])
+    has = table[best].notna()
+    np.testing.assert_allclose(table.loc[has, "best_submodel"], table.loc[has, best])
+
+
+def fusion_artifact(ph: Launch, path: str) -> Path:
+    run = ph.client.get_run(ph.run).data.tags["model.ph_fusion"]
+    return Path(ph.client.download_artifacts(run, path))
+
+
+def test_the_fusion_learned_from_outputs_for_unseen_patients(
+    ph: Launch, manifests: pd.DataFrame
+) -> None:
+    learned = pd.read_parquet(fusion_artifact(ph, "cross_fitted.parquet"))
+    tested = logits(ph)
+    assert not set(learned["patient_id"]) & set(tested["patient_id"])
+    assert set(learned["institution"]) == set(DEVELOPMENT)
+    assert (learned.groupby("patient_id")["fold"].nunique() == 1).all()
+    assert set(learned["fold"]) == {1, 2}
+    # Scored by the fold's models, not by those that are kept.
+    run = ph.client.get_run(ph.run).data.tags["model.ph_bnp"]
+    (checkpoint,) = Path(ph.client.download_artifacts(run, "checkpoint")).glob("*.ckpt")
+    kept = load_classifier(checkpoint)
+    has = learned[learned["ph_bnp"].notna()]
+    bnp = np.log(np.maximum(manifests.loc[has["exam_id"], "bnp_pg_ml"], 1)).to_numpy()
+    preprocessing = kept.hparams["preprocessing"]
+    standardised = (bnp - preprocessing["mean"][0]) / preprocessing["deviation"][0]
+    with torch.inference_mode():
+        by_kept = kept({"bnp": torch.tensor(standardised[:, None])}).numpy()
+    for fold in (1, 2):
+        mine = (has["fold"] == fold).to_numpy()
+        slope, intercept = np.polyfit(bnp[mine], has["ph_bnp"][mine], 1)
+        np.testing.assert_allclose(has["ph_bnp"][mine], slope * bnp[mine] + intercept, atol=1e-4)
+        assert not np.allclose(has["ph_bnp"][mine], by_kept[mine], atol=1e-3)
+
+
+def test_the_runs_name_each_other(ph: Launch) -> None:
+    parent = ph.client.get_run(ph.run).data.tags
+    fusion = ph.client.get_run(parent["model.ph_fusion"])
+    assert fusion.data.tags["mlflow.parentRunId"] == ph.run
+    for model in SUBMODELS:
+        assert fusion.data.tags[f"submodel.{model}"] == parent[f"model.{model}"]
+        child = ph.client.get_run(parent[f"model.{model}"])
+        assert child.data.tags["mlflow.parentRunId"] == ph.run
+        assert child.data.tags["model"] == model
+    names = [run.info.run_name for run in ph.children]
+    assert len([name for name in names if name.startswith("test ")]) == 7
+    folds = ph.client.search_runs(
+        [fusion.info.experiment_id], f"tags.`mlflow.parentRunId` = '{fusion.info.run_id}'"
+    )
+    assert {run.info.run_name for run in folds} == {"cross-fit 1 of 2", "cross-fit 2 of 2"}
+    for path in ("figures/forest.png", "figures/roc.png", "figures/subsets.png", "results.csv",
+                 "comparisons.csv", "complete/summary.json"):  # fmt: skip
+        assert ph.artifact(path).stat().st_size > 0
+
+
+def test_a_second_launch_reuses_everything(ph: Launch, place: Path) -> None:
+    again = launch(place, "experiment=ph", f"cohort.root={place}/cohort", *TINY_PH_COHORT, *TINY_PH)
+    assert again.status == 0, again.errors
+    assert "trained on" not in again.output
+    pd.testing.assert_frame_equal(again.predictions, ph.predictions)
+
+
+def test_a_pretrained_vit_reads_the_ecg(ph: Launch, place: Path) -> None:
+    tiny = [o for o in TINY_PH if not o.startswith("network.")]
+    done = launch(
+        place, "experiment=ph", f"cohort.root={place}/cohort", *TINY_PH_COHORT, *tiny,
+        "network=vit_micro", "network.settings={width: 16, depth: 1, heads: 2}",
+        "pretrain.decoder={width: 16, depth: 1, heads: 2}", "pretrain.max_steps=4",
+        "pretrain.validate_every_steps=2",
+    )  # fmt: skip
+    assert done.status == 0, done.output + done.errors
+    names = [run.info.run_name for run in done.children]
+    assert any(name.startswith("pretrain vit_micro") for name in names)
+    assert "finetune vit_micro from mae · ph_ecg" in names
+    assert set(done.predictions["model"]) == {*SUBMODELS, *FUSED}
+
+
+def test_planted_names_reach_no_artefact(ph: Launch, place: Path) -> None:
+    """Identifying elements of a film stay in the film: nowhere in runs, cache or output."""
+    (simulated,) = (place / "cohort").glob("*/")
+    films = sorted(simulated.glob("*/cxr/**/*.dcm"))
+    planted = [str(pydicom.dcmread(path, stop_before_pixels=True).PatientName) for path in films]
+    assert len(set(planted)) == len(films) > 50
+    secrets = [name.encode() for name in planted[:3]]
+    searched = 0
+    for folder in (place / "artifacts", place / "cache"):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                searched += 1
+                assert not any(secret in content for secret in secrets), path
+    database = (place / "mlflow.db").read_bytes()
+    assert not any(secret in database for secret in secrets)
+    assert not any(secret.decode() in ph.output + ph.errors for secret in secrets)
+    assert searched > 50

@@ -1,14 +1,16 @@
 """The only file that talks to MLflow, beside Lightning's own logger."""
 
 import logging
+import os
 import re
 import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ import pandas as pd
 from lightning.pytorch.loggers import MLFlowLogger
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, listing
 
 for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -30,6 +33,11 @@ for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
 warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
 
 SQLITE = "sqlite:///"
+CHECKPOINT = "checkpoint"  # a run's folder for it
+MODEL_TAG = "model."  # on a launch's run: the run of each of its models
+FUSION_TAG = "fusion"  # on a launch's run: which of them is the fusion
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+REGISTERED = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")
 # MLflow's own name for an experiment that trains models rather than language applications.
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -191,6 +199,135 @@ class Tracking:
         if self.uri.startswith(SQLITE):
             return f"mlflow ui --backend-store-uri {self.uri}"
         return f"open {self.uri} in a browser"
+
+
+@contextmanager
+def find_checkpoint(model: str, uri: str) -> Iterator[Path]:
+    """The checkpoint of a run or of a registered model, downloaded for as long as the block lasts.
+
+    `model` is the id of a training's run, or of a launch's, which stands for its fusion or its only
+    model; or NAME (the latest version), NAME/VERSION or NAME@ALIAS of a registered model, with or
+    without models:/ before it. Raises InputError where that leads to no checkpoint.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            client = _reading_client(uri, model)
+            is_run = RUN_ID.fullmatch(model)
+            checkpoint = (_checkpoint_of_run if is_run else _checkpoint_of_registered)(
+                client, model, Path(folder)
+            )
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise InputError(f"tracking.uri={_public(uri)} can't be used: {error}") from None
+        yield checkpoint
+
+
+def _reading_client(uri: str, model: str) -> MlflowClient:
+    where = f"model={model}: not a file here, and at tracking.uri={_public(uri)}"
+    remedy = "Give the tracking.uri that the model was tracked to, or its checkpoint's file."
+    if uri.startswith(("http://", "https://")):
+        try:
+            _check_answers(uri)
+        except InputError:
+            raise InputError(f"{where} no server answers. {remedy}") from None
+    elif not uri.startswith(SQLITE):
+        raise InputError(
+            f"tracking.uri={_public(uri)}: give a server's http(s):// address or sqlite:///FILE"
+        )
+    elif not Path(uri.removeprefix(SQLITE)).is_file():
+        raise InputError(f"{where} there is no database. {remedy}")
+    # A bar is for a terminal: a script's stderr is for what went wrong.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()))
+    return MlflowClient(uri)
+
+
+def _checkpoint_of_run(client: MlflowClient, run_id: str, folder: Path) -> Path:
+    where = f"at tracking.uri={_public(client.tracking_uri)}"
+    run = _found(client.get_run, run_id)
+    if run is None:
+        raise InputError(
+            f"model={run_id}: there is no such run {where}. Give the tracking.uri that it was "
+            "tracked to, or its checkpoint's file."
+        )
+    if (checkpoint := _download(client, run_id, folder)) is not None:
+        return checkpoint
+    tags = run.data.tags
+    runs = {tag.removeprefix(MODEL_TAG): tags[tag] for tag in tags if tag.startswith(MODEL_TAG)}
+    fusion = tags.get(FUSION_TAG)
+    chosen = fusion if fusion in runs else next(iter(runs)) if len(runs) == 1 else None
+    if chosen is not None:
+        checkpoint = _download(client, runs[chosen], folder)
+        if checkpoint is None:
+            raise InputError(
+                f"model={run_id}: its {chosen} comes from run {runs[chosen]}, which has no "
+                f"checkpoint {where}. Give the checkpoint's file."
+            )
+        return checkpoint
+    if not runs:
+        of_parent = f"tags.`mlflow.parentRunId` = '{run_id}'"
+        children = client.search_runs([run.info.experiment_id], of_parent)
+        runs = {str(child.info.run_name): child.info.run_id for child in children}
+    if not runs:
+        raise InputError(
+            f"model={run_id}: this run has no checkpoint. Give a training's run, or a launch's."
+        )
+    raise InputError(
+        f"model={run_id}: this run has no checkpoint of its own. Choose one of its runs:\n"
+        + listing([f"model={child} is {name}" for name, child in runs.items()])
+    )
+
+
+def _checkpoint_of_registered(client: MlflowClient, model: str, folder: Path) -> Path:
+    where = f"at tracking.uri={_public(client.tracking_uri)}"
+    wanted = REGISTERED.fullmatch(model)
+    registered = _found(client.get_registered_model, wanted["name"]) if wanted else None
+    if wanted is None or registered is None:
+        names = ", ".join(known.name for known in client.search_registered_models())
+        raise InputError(
+            f"model={model}: neither a checkpoint's file, nor a run's id, nor a model registered "
+            f"{where} ({f'there are {names}' if names else 'there is none'})."
+        )
+    name, aliases = registered.name, registered.aliases
+    versions = {int(v.version): v for v in client.search_model_versions(f"name = '{name}'")}
+    number = max(versions, default=0)
+    if wanted["version"] or wanted["alias"]:
+        number = int(wanted["version"] or aliases.get(wanted["alias"], 0))
+    if number not in versions:
+        there = [f"{name}/{known}" for known in sorted(versions)]
+        there += [f"{name}@{alias}" for alias in aliases]
+        raise InputError(
+            f"model={model}: there is no such version {where}. "
+            f"There are {', '.join(there) or 'none of this name'}."
+        )
+    version = versions[number]
+    source = client.get_model_version_download_uri(name, version.version)
+    with suppress(MlflowException, OSError):  # what it was made from may be gone, and the run not
+        download_artifacts(source, dst_path=str(folder), tracking_uri=client.tracking_uri)
+    found = sorted(folder.rglob("*.ckpt"))
+    if not found and version.run_id and (checkpoint := _download(client, version.run_id, folder)):
+        found = [checkpoint]
+    if len(found) != 1:
+        raise InputError(
+            f"model={model}: version {number} holds {len(found)} checkpoints ({source}). Register "
+            "the folder of one checkpoint: runs:/RUN/checkpoint."
+        )
+    return found[0]
+
+
+def _download(client: MlflowClient, run_id: str, folder: Path) -> Path | None:
+    """The run's checkpoint; None where it has none, or where there is no such run."""
+    artifacts = _found(client.list_artifacts, run_id, CHECKPOINT) or ()
+    found = [artifact.path for artifact in artifacts if artifact.path.endswith(".ckpt")]
+    return Path(client.download_artifacts(run_id, found[0], str(folder))) if found else None
+
+
+def _found(ask: Callable[..., Any], *arguments: str) -> Any:
+    """What the server answers; None where it has no such thing."""
+    try:
+        return ask(*arguments)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 def git_commit() -> str:

@@ -35,7 +35,7 @@ from experiments.stages.finetune import Trained, outcome
 from experiments.stages.folder import StageFolder, file_digest
 from experiments.stages.train import train_models
 from experiments.stages.training import stage_run, table_trainer
-from experiments.tracking import Tracking
+from experiments.tracking import FUSION_TAG, MODEL_TAG, Tracking
 from lightning_modules.checkpoint import CLASSIFIERS, load_classifier
 from lightning_modules.ph import PHFusion
 
@@ -109,7 +109,7 @@ def fuse(
             if not is_first_process():
                 record = folder.finished_by_first()
     assert record is not None
-    tracking.tags(parent, {"fusion": name, f"model.{name}": str(record["run"])})
+    tracking.tags(parent, {FUSION_TAG: name, f"{MODEL_TAG}{name}": str(record["run"])})
     fusion = load_classifier(checkpoint)
     assert isinstance(fusion, PHFusion)
     cross_fitted = pd.read_parquet(table)

@@ -12,7 +12,7 @@ from experiments.stages.finetune import Trained, finetune
 from experiments.stages.logistic import fit_logistic
 from experiments.stages.preprocess import fit_preprocessing
 from experiments.stages.pretrain import pretrain
-from experiments.tracking import Tracking
+from experiments.tracking import MODEL_TAG, Tracking
 from lightning_modules.checkpoint import CLASSIFIERS
 
 
@@ -41,5 +41,5 @@ def train_models(
             start = pretrained
         trained[name] = finetune(config, name, model, development, of_input, start, tracking, run)
     # By these, `experiments.predict` finds a launch's models.
-    tracking.tags(run, {f"model.{name}": str(of.run) for name, of in trained.items()})
+    tracking.tags(run, {f"{MODEL_TAG}{name}": str(of.run) for name, of in trained.items()})
     return trained

@@ -204,6 +204,22 @@ def test_a_pretrained_vit_reads_the_ecg(ph: Launch, place: Path) -> None:
     assert set(done.predictions["model"]) == {*SUBMODELS, *FUSED}
 
 
+def test_two_processes_share_one_run_and_every_exam(ph: Launch, place: Path) -> None:
+    done = launch(
+        place, "experiment=ph", f"cohort.root={place}/cohort", *TINY_PH_COHORT, *TINY_PH,
+        "trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp",
+        cache=place / "two",
+    )  # fmt: skip
+    assert done.status == 0, done.output + done.errors
+    stages = [run.data.tags["stage"] for run in done.children]
+    assert sorted(stages) == ["finetune", "finetune", "fit", "fuse", *["test"] * 7]
+    mine, alone = (
+        table.set_index(["model", "exam_id"]).sort_index()["target"]
+        for table in (done.predictions, ph.predictions)
+    )
+    pd.testing.assert_series_equal(mine, alone)
+
+
 def test_planted_names_reach_no_artefact(ph: Launch, place: Path) -> None:
     """Identifying elements of a film stay in the film: nowhere in runs, cache or output."""
     (simulated,) = (place / "cohort").glob("*/")

@@ -130,7 +130,7 @@ def report(
     for model, of_model in (ceilings or {}).items():
         tracking.metrics(run, {f"ceiling/auroc/{k}/{model}": v for k, v in of_model.items()})
     tracking.tags(run, {"mlflow.note.content": _note(config, tables, ceilings is not None)})
-    return table
+    return table if results.subsets is None else _narrow(config, table)
 
 
 def _subsets(
@@ -153,6 +153,13 @@ def _subsets(
     tracking.figure(run, figure, "figures/subsets.png")
     name = config.fusion.name
     return {f"{name} with each subset of its inputs, exams with all of them": table}
+
+
+def _narrow(config: DictConfig, table: pd.DataFrame) -> pd.DataFrame:
+    """The fusion beside its submodels, and its ceiling: what fits a terminal."""
+    ours = [*config.models, config.fusion.name]
+    columns = ["institution", "role", "exams", "prevalence", *ours, f"ceiling ({ours[-1]})"]
+    return table[[column for column in columns if column in table]]
 
 
 def _note(config: DictConfig, tables: Mapping[str, pd.DataFrame], simulated: bool) -> str:

@@ -207,7 +207,10 @@ class ExamDataModule(L.LightningDataModule):
             dataset = ExamDataset(
                 dataset.read, dataset.target, dataset.institution, self.augmentation
             )
-        return self._loader(self._distributed("train", shuffle=True), dataset, ResumableLoader)
+        sampler = self._distributed("train", shuffle=True)
+        # A network's batch normalisation may fail on a batch of one exam.
+        lonely = 1 == len(sampler) % self.loading.batch_size < len(sampler)  # type: ignore[arg-type]
+        return self._loader(sampler, dataset, ResumableLoader, drop_last=lonely)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self._distributed("val", shuffle=False), self.dataset)
@@ -309,9 +312,12 @@ class ExamDataModule(L.LightningDataModule):
         sampler: Sampler[int],
         dataset: ExamDataset,
         kind: type[DataLoader[Batch]] = DataLoader,
+        *,
+        drop_last: bool = False,
     ) -> DataLoader[Batch]:
         return kind(
             dataset,
+            drop_last=drop_last,
             batch_size=self.loading.batch_size,
             sampler=sampler,
             num_workers=self.loading.workers,

@@ -91,6 +91,18 @@ def test_a_batch_of_several_rates_is_each_exams_own_ecg(tmp_path: Path) -> None:
         torch.testing.assert_close(batch["ecg"][place], alone[0], atol=1e-4, rtol=1e-4)
 
 
+def test_a_training_batch_of_one_exam_is_left_out(tmp_path: Path) -> None:
+    data = site(tmp_path, "alpha", 40, labelled=False)
+    exams = len(data.chosen("train"))
+    data.loading = Loading(batch_size=exams - 1, workers=0, seed=0)
+    assert [len(batch["exam"]) for batch in data.train_dataloader()] == [exams - 1]
+    data.loading = Loading(batch_size=exams - 2, workers=0, seed=0)
+    assert [len(batch["exam"]) for batch in data.train_dataloader()] == [exams - 2, 2]
+    data.exams["split"] = "val"
+    data.loading = Loading(batch_size=39, workers=0, seed=0)
+    assert [len(batch["exam"]) for batch in data.val_dataloader()] == [39, 1]
+
+
 def test_training_sees_labelled_training_exams_only(tmp_path: Path) -> None:
     data = site(tmp_path, "alpha", 40)
     seen = torch.cat([batch["exam"] for batch in run(data.train_dataloader(), data)])

@@ -71,9 +71,8 @@ def predict(predictor: L.Trainer, module: L.LightningModule, data: ExamDataModul
         key: torch.cat([batch[key].cpu() for batch in batches]).numpy() if batches else np.empty(0)
         for key in ("exam", "logit")
     }
-    parts = [mine]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        parts = [mine] * torch.distributed.get_world_size()
+    parts = [mine] * predictor.world_size
+    if predictor.world_size > 1:  # of this Trainer: a launch of several processes has others too
         torch.distributed.all_gather_object(parts, mine)
     exam = np.concatenate([part["exam"] for part in parts]).astype(np.int64)
     logit = np.concatenate([part["logit"] for part in parts]).astype(np.float64)

@@ -1,16 +1,19 @@
 """Speed and memory, compared side by side in one run: `python -m experiments.bench NAME`.
 
-NAME is `reading` (a recording, by whoever reads it) or `training` (steps of pretraining and of
-fine-tuning on random signals; takes the overrides of `experiments.run`, such as `scale=paper
-network=vit_huge trainer.precision=bf16-mixed`).
+NAME is `reading` (a recording, by whoever reads it), `evaluation` (the statistics of 230,000 exams;
+`evaluation exams=10000` for fewer) or `training` (steps of pretraining and of fine-tuning on random
+signals; takes the overrides of `experiments.run`, such as `scale=paper network=vit_huge
+trainer.precision=bf16-mixed`).
 """
 
 import platform
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.run import DONE, MISTAKE
 
@@ -48,6 +51,85 @@ def reading() -> list[tuple[str, str]]:
             ("Store.read, as int16", each(lambda i: np.array(store.read(i)))),
             ("Store.read, as float32", each(lambda i: store.read(i).astype(np.float32))),
         ]
+
+
+def evaluation(exams: int) -> list[tuple[str, str]]:
+    """Seconds of DeLong's tests and of a clustered bootstrap, beside scikit-learn and MLstatkit."""
+    import numpy as np
+    import pandas as pd
+    from sklearn.metrics import roc_auc_score
+
+    from experiments.evaluation.auroc import auroc, auroc_interval
+    from experiments.evaluation.comparison import compare
+
+    models, institutions, resamples = 10, 7, 2000
+    rng = np.random.default_rng(0)
+    target = (rng.random(exams) < 0.1).astype(int)
+    number = np.arange(exams)
+    scores = 1.5 * target + rng.normal(size=(models, exams)) + rng.normal(size=exams)
+    one_model = {
+        "institution": np.char.add("site", (number % institutions).astype(str)),
+        "split": "external",
+        "patient_id": number.astype(str),
+        "exam_id": number.astype(str),
+        "target": target,
+    }
+    table = pd.concat(
+        [
+            pd.DataFrame(
+                {"model": f"model{i}", **one_model, "logit": s, "probability": _sigmoid(s)}
+            )
+            for i, s in enumerate(scores)
+        ],
+        ignore_index=True,
+    )
+    patient = number // 2  # two exams each
+    settings: dict[str, Any] = {"confidence": 0.95, "resamples": resamples, "seed": 0}
+    at_one = number % institutions == 0
+    of_one = table[table["institution"] == "site0"]
+
+    def by_scikit_learn() -> None:
+        for _ in range(10):
+            drawn = rng.integers(exams, size=exams)
+            roc_auc_score(target[drawn], scores[0][drawn])
+
+    runs: dict[str, Callable[[], object]] = {
+        f"DeLong, {models} models, {institutions} institutions, all pairs": lambda: compare(
+            table, **settings
+        ),
+        f"clustered bootstrap, {resamples} resamples": lambda: auroc_interval(
+            target, scores[0], patient, **settings
+        ),
+        "bootstrap by scikit-learn, 10 resamples": by_scikit_learn,
+        "one AUROC": lambda: auroc(target, scores[0]),
+        "one AUROC by scikit-learn": lambda: roc_auc_score(target, scores[0]),
+        "DeLong, one pair, one institution": lambda: compare(
+            of_one, pairs=[("model0", "model1")], **settings
+        ),
+    }
+    try:
+        from MLstatkit import Bootstrapping, Delong_test
+    except ImportError:
+        pass  # it comes with the tests' packages
+    else:
+        runs["DeLong by MLstatkit, one pair, one institution"] = lambda: Delong_test(
+            target[at_one], *_sigmoid(scores[:2, at_one]), return_ci=False
+        )
+        runs["bootstrap by MLstatkit, 10 resamples"] = lambda: Bootstrapping(
+            target, _sigmoid(scores[0]), "roc_auc", 10
+        )
+    figures = []
+    for name, run in runs.items():
+        begun = time.perf_counter()
+        run()
+        figures.append((name, f"{time.perf_counter() - begun:.2f} s"))
+    return figures
+
+
+def _sigmoid(logit: Any) -> Any:
+    import numpy as np
+
+    return 1 / (1 + np.exp(-logit))
 
 
 def training(overrides: Sequence[str]) -> list[tuple[str, str]]:
@@ -145,6 +227,8 @@ def main(arguments: Sequence[str]) -> int:
             figures = reading()
         elif name == "training":
             figures = training(overrides)
+        elif name == "evaluation" and re.fullmatch(r"(exams=\d{3,})?", " ".join(overrides)):
+            figures = evaluation(int(overrides[0].removeprefix("exams=")) if overrides else 230_000)
         else:
             raise InputError((__doc__ or "").strip())
     except InputError as mistake:
@@ -152,7 +236,7 @@ def main(arguments: Sequence[str]) -> int:
         return MISTAKE
     print(f"{platform.machine()}, Python {platform.python_version()}")
     for label, figure in figures:
-        print(f"{label:<40} {figure}")
+        print(f"{label:<60} {figure}")
     return DONE
 
 

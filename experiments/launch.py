@@ -6,7 +6,6 @@ import shlex
 import warnings
 from collections.abc import Sequence
 
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.table import Table
 from datamodules.errors import InputError
 from experiments.processes import is_first_process
 from experiments.settings import check_settings
-from experiments.stages.report import SIMULATED
+from experiments.stages.report import Outcome
 from experiments.studies import PROTOCOLS
 from experiments.tracking import Tracking
 
@@ -40,8 +39,17 @@ def launch(config: DictConfig, arguments: Sequence[str]) -> None:
     # An address may hold a password, and a tag is for all to see.
     told = [re.sub(r"(?<=://)[^/@]*@", "", argument) for argument in arguments]
     command = shlex.join(["python", "-m", "experiments.run", *told])
+    trains = bool(config.models)
+    about = {"study": config.study, "target": config.target, "seed": config.seed}
+    if trains:
+        about |= {
+            "cohort": config.cohort.source,
+            "network": config.network.name,
+            "baseline": config.baseline.name,
+            "sampling_rate_hz": config.ecg.sampling_rate_hz,
+        }
     with tracking.run(
-        f"{config.study} {config.network.name} · {config.target}",
+        f"{config.study} {config.network.name} · {config.target}" if trains else config.study,
         tags={
             "stage": "launch",
             "command": command,
@@ -51,37 +59,21 @@ def launch(config: DictConfig, arguments: Sequence[str]) -> None:
         },
     ) as run:
         tracking.text(run, OmegaConf.to_yaml(config), "config.yaml")
-        tracking.params(
-            run,
-            {
-                "study": config.study,
-                "target": config.target,
-                "cohort": config.cohort.source,
-                "network": config.network.name,
-                "baseline": config.baseline.name,
-                "sampling_rate_hz": config.ecg.sampling_rate_hz,
-                "seed": config.seed,
-            },
-        )
-        table = PROTOCOLS[config.protocol](config, tracking, run)
+        tracking.params(run, about)
+        outcome = PROTOCOLS[config.protocol](config, tracking, run)
     if is_first_process():
-        _print(table, config)
+        _print(outcome)
         print(f"Browse it:  {tracking.ui_command}")
         print(f"Parent run: {run}")
 
 
-def _print(table: pd.DataFrame, config: DictConfig) -> None:
-    shown = Table(
-        title=f"AUROC for {config.target} ({config.statistics.confidence:.0%} interval)",
-        box=box.SIMPLE_HEAD,
-    )
-    for column in table.columns:
-        shown.add_column(
-            column, justify="left" if column == "institution" else "right", no_wrap=True
-        )
-    for row in table.itertuples(index=False):
+def _print(outcome: Outcome) -> None:
+    shown = Table(title=outcome.title, box=box.SIMPLE_HEAD)
+    for number, column in enumerate(outcome.table.columns):
+        shown.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in outcome.table.itertuples(index=False):
         shown.add_row(*map(str, row))
     # Wide enough for every column, also where the output goes to a file.
-    Console(width=max(100, Console().width, 24 * (len(table.columns) + 1))).print(shown)
-    if config.cohort.source == "simulated":
-        print(SIMULATED)
+    Console(width=max(100, Console().width, 24 * (len(outcome.table.columns) + 1))).print(shown)
+    if outcome.caption:
+        print(outcome.caption)

@@ -1,6 +1,7 @@
 """The protocols: each puts the stages in order and leaves its results on the parent run."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 from omegaconf import DictConfig
@@ -10,6 +11,8 @@ from datamodules.simulation import ceiling, ph_ceiling
 from datamodules.splits import Fold
 from datamodules.splits import leave_site_out as folds_of
 from experiments.config import plain
+from experiments.evaluation.predictions import read_several
+from experiments.evaluation.reader_study import read_readings
 from experiments.stages.cohort import (
     Roles,
     Site,
@@ -21,7 +24,8 @@ from experiments.stages.cohort import (
 )
 from experiments.stages.evaluate import evaluate
 from experiments.stages.fuse import check_fusion, fuse
-from experiments.stages.report import Ceilings, Results, report
+from experiments.stages.readers import report_readers, simulate_readers
+from experiments.stages.report import Ceilings, Outcome, Results, report
 from experiments.stages.train import train_models
 from experiments.tracking import Tracking
 from lightning_modules.checkpoint import CLASSIFIERS
@@ -29,8 +33,14 @@ from lightning_modules.checkpoint import CLASSIFIERS
 SUFFIX = {"ecg": "", "cxr": ".cxr"}
 
 
-def external_validation(config: DictConfig, tracking: Tracking, run: str | None) -> pd.DataFrame:
+def external_validation(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
     """Train on development institutions, test on their held-out patients and on external ones."""
+    return _external_validation(config, tracking, run)[0]
+
+
+def _external_validation(
+    config: DictConfig, tracking: Tracking, run: str | None
+) -> tuple[Outcome, Results]:
     sites = prepare(config)
     roles = roles_of(config, list(sites))
     _describe(config, tracking, run, sites, roles)
@@ -39,10 +49,10 @@ def external_validation(config: DictConfig, tracking: Tracking, run: str | None)
     if config.fusion is not None:
         check_fusion(config, development, external)
     results = _train_and_test(config, development, external, tracking, run)
-    return report(config, results, sites, _ceilings(config), tracking, run)
+    return report(config, results, sites, _ceilings(config), tracking, run), results
 
 
-def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> pd.DataFrame:
+def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
     """Every institution external once, everything fitted on the others; a child run a fold."""
     sites = prepare(config)
     folds = folds_of(list(sites))
@@ -64,7 +74,33 @@ def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> p
     return report(config, Results.external_of(results), sites, best, tracking, run)
 
 
-PROTOCOLS = {"external_validation": external_validation, "leave_site_out": leave_site_out}
+def compare(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
+    """Judge predictions tables, whoever made them; nothing is trained."""
+    return report(config, Results(read_several(config.predictions)), {}, None, tracking, run)
+
+
+def reader_study(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
+    """Readers without and with the model: a table of readings, or readers simulated on the study's
+    own predictions."""
+    if config.readers.table is not None:
+        readings = read_readings(Path(config.readers.table))
+        return report_readers(config, readings, None, tracking, run)
+    _, results = _external_validation(config, tracking, run)
+    with tracking.run(
+        "readers (simulated)",
+        parent=run,
+        tags={"stage": "readers", "model": config.fusion.name},
+    ) as of_readers:
+        readings, truth = simulate_readers(config, results.predictions)
+        return report_readers(config, readings, truth, tracking, of_readers)
+
+
+PROTOCOLS = {
+    "external_validation": external_validation,
+    "leave_site_out": leave_site_out,
+    "compare": compare,
+    "reader_study": reader_study,
+}
 
 
 def _fold(

@@ -134,8 +134,15 @@ class Tracking:
             return False
 
     def metrics(self, run_id: str | None, values: Mapping[str, float]) -> None:
-        """Final values of metrics; those that are None or nan are not estimable and left out."""
-        kept = {k: float(v) for k, v in values.items() if v is not None and v == v}
+        """Final values of metrics; those that are None or nan are not estimable and left out.
+
+        What MLflow does not allow in a metric's name becomes `_`.
+        """
+        kept = {
+            re.sub(r"[^\w\-. :/]", "_", k, flags=re.ASCII): float(v)
+            for k, v in values.items()
+            if v is not None and v == v
+        }
         if run_id is not None and kept:
             now = pd.Timestamp.now("UTC").value // 10**6
             self.client.log_batch(run_id, metrics=[Metric(k, v, now, 0) for k, v in kept.items()])

@@ -4,7 +4,7 @@ One row an exam and model. `split` is "val" (validation) or "test" (internal tes
 development institutions, and "external" for exams of institutions the model never saw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +40,24 @@ def read_predictions(path: Path) -> pd.DataFrame:
             f"{path}: not a readable {path.suffix} table ({str(error).strip()}). Write it again."
         ) from error
     return check_predictions(table, str(path))
+
+
+def read_several(paths: Sequence[str]) -> pd.DataFrame:
+    """Several files' predictions as one table.
+
+    A model's name that stands in two files is told apart by the file's: `cnn from theirs`. Raises
+    InputError where there is no file, or two say different things of one exam.
+    """
+    if not paths:
+        raise InputError("Name the predictions to compare: predictions=[ours.parquet,theirs.csv].")
+    tables = {path: read_predictions(Path(path)) for path in paths}
+    models = [model for table in tables.values() for model in table["model"].unique()]
+    twice = {model for model in models if models.count(model) > 1}
+    for path, table in tables.items():
+        new = {model: f"{model} from {Path(path).stem}" for model in twice}
+        table["model"] = table["model"].replace(new)
+    everything = pd.concat(tables.values(), ignore_index=True)
+    return check_predictions(everything, ", ".join(map(str, paths)))
 
 
 def check_predictions(table: pd.DataFrame, source: str) -> pd.DataFrame:

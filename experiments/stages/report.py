@@ -40,6 +40,15 @@ Ceilings = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What a launch tells on the terminal when it is done."""
+
+    title: str
+    table: pd.DataFrame
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Results:
     """What a study's models said: `predictions`, and where they are fused `subsets`, the fusion's
     with each subset of its inputs as a model, on exams that have all of them.
@@ -70,8 +79,8 @@ def report(
     ceilings: Ceilings | None,
     tracking: Tracking,
     run: str | None,
-) -> pd.DataFrame:
-    """Leave predictions, summary, figures and the description on `run`; the table for people.
+) -> Outcome:
+    """Leave predictions, summary, figures and the description on `run`.
 
     Where models are fused, the table is of the exams that have every input, one test set for all;
     each model on all exams that have its input stands beside it.
@@ -114,10 +123,11 @@ def report(
     )
     if (tested["split"] == "external").any():
         tracking.figure(run, roc_figure(tested, title=title), "figures/roc.png")
-    flow = pd.DataFrame([{"institution": name, **site.flow} for name, site in sites.items()])
-    tracking.table(run, flow, "cohort/flow.csv")
-    left_out = pd.concat([site.left_out for site in sites.values()])
-    tracking.table(run, left_out, "cohort/left_out.csv")
+    if sites:
+        flow = pd.DataFrame([{"institution": name, **site.flow} for name, site in sites.items()])
+        tracking.table(run, flow, "cohort/flow.csv")
+        left_out = pd.concat([site.left_out for site in sites.values()])
+        tracking.table(run, left_out, "cohort/left_out.csv")
     for model, rows in summary.groupby("model", sort=False):
         aurocs = dict(zip(rows["institution"], rows["auroc"], strict=True))
         tracking.metrics(run, {f"test/auroc/{name}/{model}": v for name, v in aurocs.items()})
@@ -130,7 +140,8 @@ def report(
     for model, of_model in (ceilings or {}).items():
         tracking.metrics(run, {f"ceiling/auroc/{k}/{model}": v for k, v in of_model.items()})
     tracking.tags(run, {"mlflow.note.content": _note(config, tables, ceilings is not None)})
-    return table if results.subsets is None else _narrow(config, table)
+    shown_table = table if results.subsets is None else _narrow(config, table)
+    return Outcome(next(iter(tables)), shown_table, SIMULATED if ceilings is not None else "")
 
 
 def _subsets(

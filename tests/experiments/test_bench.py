@@ -23,6 +23,13 @@ def test_reading_is_compared_side_by_side(
     assert all(name in shown for name in ("wfdb.rdsamp", "read_recording", "Store.read"))
 
 
+def test_the_statistics_are_timed_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["evaluation", "exams=700"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("DeLong, 10 models", "clustered bootstrap", "scikit-learn", "MLstatkit"):
+        assert name in shown
+
+
 def test_an_unknown_benchmark_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["sleeping"]) == 2
     assert "reading" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from experiments.evaluation.auroc import CLUSTERED, DELONG, NOT_ESTIMABLE
+from experiments.evaluation.auroc import ADJUSTED_DELONG, CLUSTERED, NOT_ESTIMABLE
 from experiments.evaluation.predictions import check_predictions
 from experiments.evaluation.summary import (
     JSON_KEYS,
@@ -64,7 +64,13 @@ def test_rows_and_roles(summary):
     assert list(of_cnn["role"]) == ["development", *["external"] * 3, "pooled"]
     assert list(of_cnn["n"]) == [80, 100, 120, 40, 260]  # of `home` the internal test only
     assert list(of_cnn["positives"]) == [24, 20, 30, 0, 50]
-    assert list(of_cnn["method"]) == [DELONG, CLUSTERED, DELONG, NOT_ESTIMABLE, CLUSTERED]
+    assert list(of_cnn["method"]) == [
+        ADJUSTED_DELONG,
+        CLUSTERED,
+        ADJUSTED_DELONG,
+        NOT_ESTIMABLE,
+        CLUSTERED,
+    ]
 
 
 def test_values_are_scikit_learns(predictions, summary):

@@ -1,0 +1,180 @@
+"""Whether a model serves all patients alike: AUROC and calibration by subgroup."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
+from scipy.stats import norm
+
+from datamodules.errors import InputError, listing
+from experiments.evaluation.auroc import auroc_interval
+from experiments.evaluation.calibration import calibration_of
+from experiments.evaluation.heterogeneity import pool
+from experiments.evaluation.predictions import POOLED
+from experiments.evaluation.sets import exam_set
+
+MISSING = "not recorded"
+STATISTICS = ("auroc", "slope", "intercept", "observed_expected")
+COLUMNS = (
+    "model", "institution", "variable", "group", "n", "positives",
+    *(name + end for name in STATISTICS for end in ("", "_low", "_high")), "method",
+)  # fmt: skip
+GAP_COLUMNS = (
+    "model", "institution", "variable", "statistic", "group_a", "group_b", "gap", "gap_low",
+    "gap_high", "groups", "q_p",
+)  # fmt: skip
+
+_EXAM = ["institution", "exam_id"]
+# the scale on which a statistic is closest to normal
+_SCALES: dict[str, Callable[[Any], Any]] = {
+    "auroc": logit,
+    "slope": np.asarray,
+    "intercept": np.asarray,
+    "observed_expected": np.log,
+}
+
+
+def subgroup_table(
+    predictions: pd.DataFrame,
+    groups: pd.DataFrame,
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """A row a model, variable and subgroup of all external exams, with the columns COLUMNS.
+
+    `groups` has institution, exam_id and a column a variable (sex, age band ...), whose values are
+    the subgroups, in ascending order or that of an ordered categorical. Exams without a value, or
+    not in `groups`, are the last one, "not recorded". `institution` is `all-external`, or the only
+    one there is: a table of one institution's predictions gives its own subgroups.
+
+    AUROC and its interval are those of `auroc_interval` (`method` is its), slope, intercept and
+    observed_expected those of `calibration_table` without recalibration; where those are not
+    estimable, for a class is missing or too small, they are NaN. InputError where `groups` lacks a
+    column, or has an exam twice.
+    """
+    variables = _variables(groups)
+    external = predictions[predictions["split"] == "external"]
+    joined = external.merge(groups[[*_EXAM, *variables]], on=_EXAM, how="left")
+    institutions = external["institution"].unique()
+    institution = POOLED if len(institutions) > 1 else "".join(institutions)
+    settings: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    rows = []
+    for model, of_model in joined.groupby("model", sort=False):
+        for variable in variables:
+            for group, exams in _subgroups(of_model, variable):
+                auroc = auroc_interval(
+                    exams["target"],
+                    exams["probability"],
+                    exams["patient_id"],
+                    strata=exams["institution"],
+                    **settings,
+                )
+                row = {
+                    "variable": variable,
+                    "group": group,
+                    "auroc": auroc.value,
+                    "auroc_low": auroc.low,
+                    "auroc_high": auroc.high,
+                }
+                of_group = exam_set(exams, str(model), institution, "pooled")
+                calibration = calibration_of(of_group, **settings)
+                rows.append(of_group.row | calibration | row | {"method": auroc.method})
+    numbers = [name + end for name in STATISTICS for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(numbers, "float64"))
+
+
+def largest_gaps(table: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
+    """A row a model, variable and statistic of a `subgroup_table`: its largest gap.
+
+    `gap` is the statistic in group_a, where it is highest, less that in group_b, where it is
+    lowest, of the `groups` subgroups in which it is estimable ("not recorded" aside); NaN where
+    those are fewer than two. Its interval is put together from the two groups' own (the MOVER of
+    Zou & Donner, Stat Med 2008;27:1693), as of independent groups. The two are picked for being
+    furthest apart, which makes any gap look large; `q_p`, Cochran's test that all the groups are
+    alike, does not pick. `confidence` is the table's.
+    """
+    z = norm.ppf((1 + confidence) / 2)
+    rows = []
+    keys = ["model", "institution", "variable"]
+    for key, of_variable in table[table["group"] != MISSING].groupby(keys, sort=False):
+        for statistic in STATISTICS:
+            bounds = [statistic, f"{statistic}_low", f"{statistic}_high"]
+            known = of_variable.dropna(subset=bounds)
+            row: dict[str, Any] = dict(zip(keys, key, strict=True))
+            row |= {"statistic": statistic, "groups": len(known)}
+            if len(known) >= 2:
+                figures = known[bounds].to_numpy(np.float64)
+                highest, lowest = figures[:, 0].argmax(), figures[:, 0].argmin()
+                (a, a_low, a_high), (b, b_low, b_high) = figures[highest], figures[lowest]
+                row |= {
+                    "group_a": known["group"].iloc[highest],
+                    "group_b": known["group"].iloc[lowest],
+                    "gap": a - b,
+                    "gap_low": a - b - np.hypot(a - a_low, b_high - b),
+                    "gap_high": a - b + np.hypot(a_high - a, b - b_low),
+                    "q_p": _test_alike(figures, statistic, z),
+                }
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(GAP_COLUMNS))
+
+
+def age_bands(years: ArrayLike, edges: Sequence[float]) -> pd.Categorical:
+    """Ages as ordered bands between `edges` (rising): of 50 and 65 "< 50", "50 to < 65", ">= 65".
+
+    A missing age stays missing.
+    """
+    if not edges or any(low >= high for low, high in pairwise(edges)):
+        raise ValueError(f"the edges of age bands must rise: {list(edges)}")
+    labels = [
+        f"< {edges[0]:g}",
+        *(f"{low:g} to < {high:g}" for low, high in pairwise(edges)),
+        f">= {edges[-1]:g}",
+    ]
+    bins = [-np.inf, *edges, np.inf]
+    return pd.cut(np.asarray(years, dtype=np.float64), bins, right=False, labels=labels)
+
+
+def _variables(groups: pd.DataFrame) -> list[str]:
+    missing = [column for column in _EXAM if column not in groups.columns]
+    variables = [str(column) for column in groups.columns if column not in _EXAM]
+    if missing or not variables:
+        raise InputError(
+            f"a table of subgroups needs {', '.join(_EXAM)} and a column or more to group by; it "
+            f"has {', '.join(map(str, groups.columns))}. Add what is missing."
+        )
+    twice = groups[groups.duplicated(_EXAM)]
+    if len(twice):
+        lines = [f"exam {row.exam_id!r} of {row.institution}" for row in twice.itertuples()]
+        raise InputError(
+            f"the table of subgroups has {len(lines)} exam(s) more than once; "
+            f"keep one row an exam:\n{listing(lines)}"
+        )
+    return variables
+
+
+def _subgroups(exams: pd.DataFrame, variable: str) -> list[tuple[str, pd.DataFrame]]:
+    parts = [
+        (str(value), part)
+        for value, part in exams.groupby(variable, sort=True, observed=True, dropna=True)
+    ]
+    without = exams[exams[variable].isna()]
+    return [*parts, (MISSING, without)] if len(without) else parts
+
+
+def _test_alike(figures: NDArray[np.float64], statistic: str, z: float) -> float:
+    """Cochran's test over groups with these values and intervals [groups, 3]; NaN where one has no
+    finite width.
+    """
+    scale = _SCALES[statistic]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effects, low, high = scale(figures.T)
+        errors = (high - low) / (2 * z)
+    if not (np.isfinite(effects).all() and np.isfinite(errors).all() and (errors > 0).all()):
+        return np.nan
+    return pool(effects, errors, confidence=0.95).q_p

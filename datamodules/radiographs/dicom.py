@@ -53,6 +53,16 @@ MODALITIES = ("CR", "DX", "DR", "RG", "XR")
 CHEST = ("CHEST", "THORAX", "TORAX", "PECHO", "LUNG")
 # Lateral, oblique and decubitus views: PS3.3 C.8.7.1.1.1 and C.8.11.5.1.1, CID 4010's meanings,
 # and what else is written there.
+# Terms of PS3.3 (C.7.3.1.1.1, C.7.6.3.1.2, annex L) that a message may repeat.
+SHOWN = frozenset(
+    "AR AU BDUS BI BMD CT DOC ECG EEG EMG EPS ES FID GM HC HD IO IVOCT IVUS KER KO LEN LS MG MR NM"
+    " OAM OCT OP OPM OPT OPV OSS OT PLAN PR PT PX REG RESP RF RTDOSE RTIMAGE RTPLAN RTRECORD"
+    " RTSTRUCT RWV SC SEG SM SMR SR SRF STAIN TG US VA XA XC"
+    " ABDOMEN ANKLE ARM BREAST CALCANEUS CLAVICLE COCCYX CSPINE ELBOW EXTREMITY FEMUR FINGER FOOT"
+    " FOREARM HAND HEAD HIP HUMERUS JAW KNEE LEG LSPINE MANDIBLE NECK PATELLA PELVIS SCAPULA"
+    " SHOULDER SKULL SPINE TIBIA TOE TSPINE UTERUS WHOLEBODY WRIST"
+    " ARGB CMYK HSV RGB YBR_FULL YBR_FULL_422 YBR_ICT YBR_PARTIAL_420 YBR_RCT".split()
+) | {"PALETTE COLOR"}
 NOT_FRONTAL = {
     *("LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT", "LATERO", "MEDIO"),
     *("LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBL", "OBLIQUE"),
@@ -142,12 +152,18 @@ def _check_is_chest_film(path: Path, dataset: Dataset) -> None:
     views = [_text(dataset, "ViewPosition")]
     views += [_text(code, "CodeMeaning") for code in dataset.get("ViewCodeSequence") or ()]
     for view in views:
-        if NOT_FRONTAL & set(re.split(r"[^A-Z]+", view)):
+        if sideways := NOT_FRONTAL & set(re.split(r"[^A-Z]+", view)):
             raise RadiographError(
                 path,
-                f"its view is {_shown(view)}, not frontal (PA or AP)",
+                f"its view is {' '.join(sorted(sideways))}, not frontal (PA or AP)",
                 "Give the exam's frontal film, or correct the element ViewPosition",
             )
+    if any(direction[:1] in ("A", "P") for direction in _orientation(dataset)):
+        raise RadiographError(
+            path,
+            "its rows or columns run from front to back (PatientOrientation): a lateral view",
+            "Give the exam's frontal film, or correct the element PatientOrientation",
+        )
     photometric = _text(dataset, "PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
         raise RadiographError(
@@ -291,5 +307,5 @@ def _letters(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A code string (PS3.5 6.2) as it is; anything else may be what must not be shown."""
-    return text if re.fullmatch(r"[A-Z0-9 _-]{1,16}", text) else "unclear"
+    """A defined term of DICOM as it is; anything else may be what must not be shown."""
+    return text if text in SHOWN else "unclear"

@@ -157,7 +157,8 @@ def finetune(
             if best.best_model_path:
                 chosen = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
                 module.load_state_dict(chosen["state_dict"])
-                auroc = float(best.best_model_score or np.nan)
+                assert best.best_model_score is not None
+                auroc = float(best.best_model_score)
             else:  # too short a training for a validation on the way
                 auroc = fit.validate(module, data, verbose=False)[0][MONITORED]
             predictions = predict(tester(config, folder.path, f"threshold {name}"), module, data)

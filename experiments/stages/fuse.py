@@ -32,7 +32,7 @@ from experiments.processes import is_first_process
 from experiments.stages.cohort import Site
 from experiments.stages.evaluate import COLUMNS, evaluate
 from experiments.stages.finetune import Trained, outcome
-from experiments.stages.folder import StageFolder, file_digest
+from experiments.stages.folder import StageFolder
 from experiments.stages.train import train_models
 from experiments.stages.training import stage_run, table_trainer
 from experiments.tracking import FUSION_TAG, MODEL_TAG, Tracking
@@ -63,12 +63,10 @@ def fuse(
         Path(config.cache) / "stages",
         "fuse",
         {
-            "submodels": {
-                model: [plain(config.models[model]), file_digest(of.checkpoint)]
-                for model, of in trained.items()
-            },
-            "fusion": settings,
-            "finetune": plain(config.finetune),
+            # A stage's name says all that decides a submodel, and with it those of the folds.
+            "submodels": {model: of.checkpoint.parent.name for model, of in trained.items()},
+            "pretrain": plain(config.pretrain),
+            "fusion": {k: v for k, v in settings.items() if k != "stacking_penalty"},
             "seed": config.seed,
             "data": [site.digest for site in development],
         },
@@ -95,7 +93,7 @@ def fuse(
                 },
                 params=settings,
             ) as run:
-                cross_fitted = cross_fit(config, development, tracking, run)
+                cross_fitted = cross_fit(config, development, folder, tracking, run)
                 if is_first_process():
                     record = _fit(
                         config,
@@ -178,7 +176,11 @@ def check_fusion(config: DictConfig, development: Sequence[Site], external: Sequ
 
 
 def cross_fit(
-    config: DictConfig, development: Sequence[Site], tracking: Tracking, run: str | None
+    config: DictConfig,
+    development: Sequence[Site],
+    folder: StageFolder,
+    tracking: Tracking,
+    run: str | None,
 ) -> pd.DataFrame:
     """Out-of-sample outputs for the development training exams, a row an exam.
 
@@ -194,17 +196,28 @@ def cross_fit(
             seen.append(replace(site, exams=site.exams[~out]))
             held_out.append(replace(site, exams=site.exams[out].assign(split="held_out")))
         say(f"cross-fit {fold} of {count}")
-        with tracking.run(
+        with stage_run(
+            tracking,
+            folder,
             f"cross-fit {fold} of {count}",
             parent=run,
             tags={"stage": "cross-fit", "fold": str(fold)},
+            params={},
+            part=f"fold-{fold}",
         ) as of_fold:
             trained = train_models(config, models, seen, tracking, of_fold)
             scored = [
-                evaluate(config, name, of.checkpoint, held_out, []) for name, of in trained.items()
+                evaluate(config, name, of.checkpoint, held_out, [])
+                for name, of in trained.items()
+                if _has_labelled(held_out, CLASSIFIERS[models[name]["classifier"]].input)
             ]
-        tables.append(wide(pd.concat(scored), list(models)).assign(fold=fold))
+        if scored:
+            tables.append(wide(pd.concat(scored), list(models)).assign(fold=fold))
     return pd.concat(tables, ignore_index=True)
+
+
+def _has_labelled(sites: Sequence[Site], input: str) -> bool:
+    return any(site.exams_with(input)["target"].notna().any() for site in sites)
 
 
 def wide(predictions: pd.DataFrame, submodels: Sequence[str]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 
+from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.comparison import (
     common_exams,
     compare,
@@ -82,8 +83,9 @@ def report(
 ) -> Outcome:
     """Leave predictions, summary, figures and the description on `run`.
 
-    Where models are fused, the table is of the exams that have every input, one test set for all;
-    each model on all exams that have its input stands beside it.
+    Where models are fused, table, comparisons and figures are of the exams that have every input,
+    one test set for all; each model on all exams that have its input stands beside it, and in
+    summary.json.
     """
     predictions = results.predictions
     check_predictions(predictions, "this launch's predictions")
@@ -93,19 +95,16 @@ def report(
     tracking.table(run, predictions, "predictions.parquet")
     summary = summarise(predictions, **settings)
     tracking.text(run, json.dumps(summary_json(summary), indent=2), "summary.json")
-    comparisons = compare(predictions, **settings)
-    tracking.text(run, json.dumps(comparisons_json(comparisons), indent=2), "comparisons.json")
-    tracking.table(run, comparison_table(comparisons), "comparisons.csv")
-
     heading = f"AUROC for {config.target} ({percent} interval)"
-    own = results_table(summary, None if results.subsets is not None else ceilings)
-    if results.subsets is None:
-        shown, table, tested = summary, own, predictions
-        tables = {heading: own}
+    if results.subsets is None or results.subsets.empty:
+        shown, tested = summary, predictions
+        table = results_table(summary, ceilings)
+        tables = {heading: table}
     else:
         tested = common_exams(predictions, predictions["model"].unique().tolist())
         shown = summarise(tested, **settings)
-        table = results_table(shown, ceilings)
+        own = results_table(summary, None)
+        table = _with_every_institution(results_table(shown, ceilings), own)
         tables = {
             f"{heading}, exams with all of {', '.join(config.models)}": table,
             f"{heading}, each model on all exams that have its input": own,
@@ -113,6 +112,9 @@ def report(
         tracking.text(run, json.dumps(summary_json(shown), indent=2), "complete/summary.json")
         tracking.table(run, own, "results_own_inputs.csv")
         tables |= _subsets(config, results.subsets, settings, title, tracking, run)
+    comparisons = compare(tested, **settings)
+    tracking.text(run, json.dumps(comparisons_json(comparisons), indent=2), "comparisons.json")
+    tracking.table(run, comparison_table(comparisons), "comparisons.csv")
     tracking.table(run, table, "results.csv")
     tracking.figure(
         run,
@@ -140,7 +142,7 @@ def report(
     for model, of_model in (ceilings or {}).items():
         tracking.metrics(run, {f"ceiling/auroc/{k}/{model}": v for k, v in of_model.items()})
     tracking.tags(run, {"mlflow.note.content": _note(config, tables, ceilings is not None)})
-    shown_table = table if results.subsets is None else _narrow(config, table)
+    shown_table = table if config.fusion is None else _narrow(config, table)
     return Outcome(next(iter(tables)), shown_table, SIMULATED if ceilings is not None else "")
 
 
@@ -159,11 +161,24 @@ def _subsets(
     tracking.table(run, subsets, "subsets/predictions.parquet")
     tracking.text(run, json.dumps(summary_json(summary), indent=2), "subsets/summary.json")
     tracking.table(run, table, "subsets/results.csv")
-    inputs = {name: tuple(name.split(SUBSET)) for name in subsets["model"].unique()}
-    figure = subsets_figure(summary, inputs, confidence=config.statistics.confidence, title=title)
-    tracking.figure(run, figure, "figures/subsets.png")
+    if (subsets["split"] == "external").any():
+        inputs = {name: tuple(name.split(SUBSET)) for name in subsets["model"].unique()}
+        confidence = config.statistics.confidence
+        figure = subsets_figure(summary, inputs, confidence=confidence, title=title)
+        tracking.figure(run, figure, "figures/subsets.png")
     name = config.fusion.name
     return {f"{name} with each subset of its inputs, exams with all of them": table}
+
+
+def _with_every_institution(table: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """Institutions without an exam that has every input are in the table too, and say so."""
+    missing = own[~own["institution"].isin(table["institution"])].assign(exams=0, prevalence="")
+    missing = missing.reindex(columns=table.columns, fill_value="")
+    models = [name for name in own.columns[4:] if name in table]
+    missing[models] = NOT_ESTIMABLE
+    everything = pd.concat([table, missing], ignore_index=True)
+    order = {institution: place for place, institution in enumerate(own["institution"])}
+    return everything.sort_values("institution", key=lambda names: names.map(order))
 
 
 def _narrow(config: DictConfig, table: pd.DataFrame) -> pd.DataFrame:
@@ -184,5 +199,5 @@ def _note(config: DictConfig, tables: Mapping[str, pd.DataFrame], simulated: boo
         note += f"\n{SIMULATED}\n"
     return note + (
         "\nRole *development*: internal test, patients held out. Every pair of models is compared "
-        "in comparisons.csv. Files: the Artifacts tab.\n"
+        "on the exams of the first table in comparisons.csv. Files: the Artifacts tab.\n"
     )

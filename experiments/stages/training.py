@@ -177,16 +177,17 @@ def stage_run(
     parent: str | None,
     tags: Mapping[str, str],
     params: Mapping[str, Any],
+    part: str = "run",
 ) -> Iterator[str | None]:
-    """A stage's MLflow run; a stage that was cut goes on in the run it began."""
-    begun = folder.read("run.json")
+    """A stage's MLflow run, or that of a `part`; one that was cut goes on in the run it began."""
+    begun = folder.read(f"{part}.json")
     resume = begun.get("run") if begun.get("uri") == tracking.uri else None
     if resume is not None and tracking.enabled and not tracking.exists(resume):
         resume = None
     with tracking.run(name, parent=parent, tags=tags, resume=resume) as run:
         if run is not None:
             tracking.tags(run, {"mlflow.parentRunId": str(parent)})
-            folder.write("run.json", {"run": run, "uri": tracking.uri})
+            folder.write(f"{part}.json", {"run": run, "uri": tracking.uri})
             if resume is None:
                 tracking.params(run, flat(params))
         yield run

@@ -14,6 +14,7 @@ from experiments.config import compose_config
 from experiments.stages import fuse
 from experiments.stages.cohort import Site
 from experiments.stages.finetune import Trained
+from experiments.stages.folder import StageFolder
 from experiments.tracking import Tracking
 
 CONFIG = compose_config(["experiment=ph", "fusion.folds=4"])
@@ -47,7 +48,7 @@ def untracked() -> Tracking:
 
 
 def test_a_patients_outputs_come_from_models_that_did_not_see_the_patient(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     development = [site("alpha"), site("beta", seed=1)]
     seen: dict[Path, set[str]] = {}
@@ -69,7 +70,8 @@ def test_a_patients_outputs_come_from_models_that_did_not_see_the_patient(
 
     monkeypatch.setattr(fuse, "train_models", train_models)
     monkeypatch.setattr(fuse, "evaluate", evaluate)
-    table = fuse.cross_fit(CONFIG, development, untracked(), None)
+    folder = StageFolder(tmp_path, "fuse", {})
+    table = fuse.cross_fit(CONFIG, development, folder, untracked(), None)
 
     everyone = pd.concat([of.exams for of in development])
     training = everyone[everyone["split"] == "train"]
@@ -126,3 +128,27 @@ def test_a_fold_that_takes_a_class_away_is_refused() -> None:
     alpha.exams.loc[few & (alpha.exams["split"] == "train"), "target"] = 0.0
     with pytest.raises(InputError, match="cxr without fold 1 .* lacks one of the two classes"):
         fuse.check_fusion(CONFIG, [alpha], [site("beta", seed=1)])
+
+
+def test_a_fold_without_an_input_is_scored_by_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alpha = site("alpha")
+    fold = fuse.folds_of(CONFIG, alpha.exams)
+    alpha.exams.loc[(fold == 2) & (alpha.exams["split"] == "train"), "cxr_row"] = -1
+    asked: list[str] = []
+
+    def evaluate(config: Any, name: str, _: Path, sites: Sequence[Site], __: Any) -> pd.DataFrame:
+        asked.append(name)
+        table = pd.concat([of.exams_with(name.removeprefix("ph_")) for of in sites])
+        assert len(table)
+        return table.assign(model=name, logit=1.0, probability=0.5)
+
+    trained = {name: Trained(tmp_path, None) for name in SUBMODELS}
+    monkeypatch.setattr(fuse, "train_models", lambda *_: trained)
+    monkeypatch.setattr(fuse, "evaluate", evaluate)
+    folder = StageFolder(tmp_path, "fuse", {})
+    table = fuse.cross_fit(CONFIG, [alpha], folder, untracked(), None)
+    assert asked.count("ph_cxr") == 3
+    assert table.loc[table["fold"] == 2, "ph_cxr"].isna().all()
+    assert table.loc[table["fold"] == 2, "ph_ecg"].notna().all()

@@ -209,7 +209,6 @@ def test_compressed_films(path: Path, syntax: str, bits: int, tolerance: float) 
         (["L", "H"], np.flipud),
         (["RH", "HL"], lambda x: x[::-1, ::-1]),
         ("", lambda x: x),
-        (["A", "F"], lambda x: x),
     ],
 )
 def test_the_patients_right_comes_to_the_left(path: Path, orientation: Any, turned: Any) -> None:
@@ -256,7 +255,10 @@ def test_a_frontal_view_code(path: Path) -> None:
         ({"ViewPosition": "RL"}, "view is RL", "frontal film"),
         ({"ViewPosition": "LATERAL"}, "view is LATERAL", "frontal film"),
         ({"ViewPosition": "LAO"}, "view is LAO", "frontal film"),
-        ({"ViewCodeSequence": view_code("left lateral")}, "LEFT LATERAL, not frontal", "film"),
+        ({"ViewCodeSequence": view_code("left lateral")}, "view is LATERAL, not frontal", "film"),
+        ({"PatientOrientation": ["A", "F"]}, "run from front to back", "frontal film"),
+        ({"BodyPartExamined": "DOE JOHN"}, "body part is unclear", "Correct|correct"),
+        ({"ViewPosition": "DOE JOHN LAT"}, "view is LAT, not", "frontal film"),
         ({"PhotometricInterpretation": "RGB"}, "interpretation is RGB", "original film"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR", "original film"),
         ({"BitsStored": 4, "HighBit": 3}, "4 bits a pixel in 16", "Export"),

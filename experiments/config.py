@@ -29,7 +29,9 @@ Most used:
     cohort.development=[a,b]              institutions that are trained on
     cohort.external=[c,d]                 institutions that are only tested on (default: the rest)
     cohort.on_error=skip                  leave out, count and list recordings that can't be used
-    target=lvsd | target=COLUMN           LVEF below lvsd.lvef_below_percent, or any 0/1 column
+    target=lvsd | ph | COLUMN             LVEF below lvsd.lvef_below_percent, pulmonary
+                                          hypertension by the column ph or the rule in ph, or any
+                                          0/1 column
     scale=small | scale=paper             minutes on two cores, or the papers' own sizes
     network=vit_base                      see the groups below
     tracking.uri=URI                      an MLflow server (default: a SQLite file under mlruns/)

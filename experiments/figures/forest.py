@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.summary import estimate_text
 from experiments.figures import style
 
@@ -32,6 +33,9 @@ _HEADINGS = {
     "pooled": "All external exams together",
 }
 
+_HOSPITALS = "Random effects over external institutions: mean, and prediction interval"
+_MEAN, _NEW = "mean", "a new hospital"
+
 _CEILING = "best possible (known in a simulation)"
 
 
@@ -41,13 +45,16 @@ def forest_figure(
     confidence: float,
     title: str,
     ceilings: Mapping[str, Mapping[str, float]] | None = None,
+    pooled: pd.DataFrame | None = None,
 ) -> Figure:
     """Institutions x models from the table of `summarise`: points, intervals, counts and numbers.
 
     Development institutions stand first, then external ones, then the pooled rows, set off.
     `ceilings` (model -> institution -> best possible AUROC, known in a simulation) are vertical
     ticks at the models' lines, one across all lines next to each other that share it. What is not
-    estimable is said in words, and has no point.
+    estimable is said in words, and has no point. `pooled`, the table of `pooled_aurocs`, is the
+    last block: a diamond a model that spans the interval of the hospitals' mean, and a bar, the
+    prediction interval for a new hospital.
     """
     ceilings = ceilings or {}
     best = [auroc for of_model in ceilings.values() for auroc in of_model.values()]
@@ -57,6 +64,11 @@ def forest_figure(
     blocks = summary.groupby(["role", "institution"], sort=False)
     roles = [role for role in _HEADINGS if role in set(summary["role"])]
     content = len(summary) * _LINE + blocks.ngroups * _SPACE + len(roles) * _HEADING
+    bounds: list[float] = []
+    if pooled is not None:
+        content += 2 * (len(pooled) * _LINE + _SPACE) + _HEADING
+        ends = ["auroc_low", "auroc_high", "predicted_low", "predicted_high"]
+        bounds = [bound for bound in pooled[ends].to_numpy().ravel() if pd.notna(bound)]
     width = left + _PLOT + _NUMBERS
     entries = [*styles, _CEILING] if ceilings else list(styles)
     legend_columns = _legend_columns(entries, width)
@@ -66,7 +78,12 @@ def forest_figure(
     with style.look():
         figure = style.new_figure(width, height)
         axes = style.axes_mm(figure, left, _BOTTOM, _PLOT, content)
-        axes.set(ylim=(content, 0), xlim=auroc_limits(summary, best), yticks=[], xlabel="AUROC")
+        axes.set(
+            ylim=(content, 0),
+            xlim=auroc_limits(summary, [*best, *bounds]),
+            yticks=[],
+            xlabel="AUROC",
+        )
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=style.RULE, linewidth=0.5, clip_on=False)
         axes.set_axisbelow(True)
@@ -93,6 +110,22 @@ def forest_figure(
                 middle = y + len(rows) * _LINE / 2
                 _beside(axes, 6 - left, middle, str(institution), ha="left")
                 y += len(rows) * _LINE + _SPACE
+        if pooled is not None:
+            _rule(axes, left, y)
+            _beside(axes, 4 - left, y + 0.55 * _HEADING, _HOSPITALS, ha="left", weight="bold")
+            y += _HEADING
+            for label in (_MEAN, _NEW):
+                middle = y + len(pooled) * _LINE / 2
+                _beside(axes, 6 - left, middle, label, ha="left")
+                counts = pooled["institutions"].unique()
+                if len(counts) == 1:
+                    _beside(axes, -4, middle, f"{counts[0]} institutions", ha="right")
+                for number, (_, row) in enumerate(pooled.iterrows()):
+                    at = y + (number + 0.5) * _LINE
+                    _meta_analysis(axes, at, row, styles, label)
+                    if len(counts) > 1:
+                        _beside(axes, -4, at, f"{row['institutions']} institutions", ha="right")
+                y += len(pooled) * _LINE + _SPACE
 
         figure.text(4 / width, 1 - 5 / height, title, size=10, weight="bold", va="center")
         handles = [
@@ -164,6 +197,32 @@ def _block(
         _beside(axes, _PLOT + 6, y, text, ha="left", color=style.INK if estimable else style.FAINT)
         if not same:
             _beside(axes, -4, y, counts[number], ha="right")
+
+
+def _meta_analysis(
+    axes: Axes, y: float, row: pd.Series, styles: Mapping[str, style.ModelStyle], label: str
+) -> None:
+    """A model's diamond, or its prediction interval, at the height `y`."""
+    look = styles[row["model"]]
+    axes.plot(1 + 3.5 / _PLOT, y, look.marker, color=look.colour, markersize=3.6,
+              transform=axes.get_yaxis_transform(), clip_on=False)  # fmt: skip
+    low, high = (
+        (row["auroc_low"], row["auroc_high"])
+        if label == _MEAN
+        else (row["predicted_low"], row["predicted_high"])
+    )
+    if pd.isna(low):
+        _beside(axes, _PLOT + 6, y, NOT_ESTIMABLE, ha="left", color=style.FAINT)
+        return
+    if label == _MEAN:
+        half = 0.38 * _LINE
+        axes.fill([low, row["auroc"], high, row["auroc"]], [y, y - half, y, y + half],
+                  color=look.colour, linewidth=0, gid="diamond", zorder=3)  # fmt: skip
+        _beside(axes, _PLOT + 6, y, estimate_text(row), ha="left")
+    else:
+        axes.plot([low, high], [y, y], color=look.colour, linewidth=1.3, marker="|",
+                  markersize=6, gid="prediction", zorder=3)  # fmt: skip
+        _beside(axes, _PLOT + 6, y, f"{low:.3f}-{high:.3f}", ha="left")
 
 
 def _beside(axes: Axes, mm: float, y: float, text: str, **options: Any) -> None:

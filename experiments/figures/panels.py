@@ -1,0 +1,87 @@
+"""Square panels of one size, beside and above each other."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.figures import style
+
+# mm
+PANEL = 50.0
+_GAP = 15.0  # between panels beside each other, for tick labels
+_STEP = 19.0  # between panels above each other, for tick labels and titles
+_LEFT = 17.0
+_RIGHT = 5.0
+_BOTTOM = 12.0
+_TOP = 22.0
+_LEGEND = 6.0  # a row of it, below the title
+_COLUMNS = 3
+_LETTER = 1.5
+_MARK = 15.0  # of an entry of the legend, beside its text
+
+
+def panels(
+    titles: Sequence[str],
+    title: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    legend: Sequence[Line2D] = (),
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel a title, three in a row, under `title` and a common `legend`.
+
+    Only the lowest panels of each column say what x is, and only the first of each row what y is.
+    """
+    columns = min(_COLUMNS, max(len(titles), 1))
+    rows = math.ceil(len(titles) / columns)
+    width = max(_LEFT + columns * (PANEL + _GAP) - _GAP + _RIGHT, 90.0)
+    legend_columns = _legend_columns([str(line.get_label()) for line in legend], width)
+    top = _TOP + math.ceil(len(legend) / legend_columns) * _LEGEND
+    height = top + rows * (PANEL + _STEP) - _STEP + _BOTTOM
+    figure = style.new_figure(width, height)
+    figure.text(4 / width, 1 - 6 / height, title, size=10, weight="bold", va="center")
+    if legend:
+        figure.legend(
+            handles=legend, loc="upper left", bbox_to_anchor=(2 / width, 1 - 9.5 / height),
+            ncols=legend_columns, columnspacing=1.6, handlelength=2.6,
+        )  # fmt: skip
+    drawn = []
+    for number, name in enumerate(titles):
+        row, column = divmod(number, columns)
+        bottom = height - top - row * (PANEL + _STEP) - PANEL
+        axes = style.axes_mm(figure, _LEFT + column * (PANEL + _GAP), bottom, PANEL, PANEL)
+        axes.set_title(name, pad=14)
+        below = number + columns >= len(titles)
+        axes.set(xlabel=xlabel if below else "", ylabel=ylabel if column == 0 else "")
+        drawn.append(axes)
+    return figure, drawn
+
+
+def entry(label: str, colour: str, line: style.Line = "-", marker: str = "") -> Line2D:
+    """An entry of the common legend."""
+    drawn = Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=1.2, label=label)
+    drawn.set_linestyle(cast(Any, line))  # its annotation lacks some of the styles
+    return drawn
+
+
+def note(axes: Axes, text: str) -> None:
+    """A line between a panel and its title."""
+    axes.text(0, 1.025, text, size=7, color=style.FAINT, transform=axes.transAxes, va="bottom")
+
+
+def unit_axis(axes: Axes) -> None:
+    """Both axes from 0 to 1."""
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=ticks, yticks=ticks)
+    axes.set_xticklabels(["0", "", "0.5", "", "1"])
+    axes.set_yticklabels(["0", "", "0.5", "", "1"])
+    style.show_ticks(axes)
+
+
+def _legend_columns(labels: Iterable[str], width: float) -> int:
+    entry = max((len(label) for label in labels), default=0) * _LETTER + _MARK
+    return max(1, int(width // entry))

@@ -207,8 +207,8 @@ def _site(
     bnp = BNPPreprocessing(config.bnp.marker, config.bnp.age, config.bnp.sex)
     columns = {**PATHS, "bnp": config.bnp.marker}
     if isinstance(table, Path):
-        # Of several inputs any may be missing, of a single one none.
-        manifest = read_manifest(table, (columns[inputs[0]],) if len(inputs) == 1 else ())
+        # An exam is an ECG with what belongs to it: where nothing but ECGs is read, each has one.
+        manifest = read_manifest(table, ("ecg_path",) if inputs == ("ecg",) else ())
     else:
         manifest = table
     exams = manifest.assign(
@@ -232,6 +232,12 @@ def _site(
         exams[identity] = digests.reindex(rows).to_numpy()
     has = pd.DataFrame({input: exams[f"{input}_row"] >= 0 for input in inputs})
     exams = exams[has.any(axis=1)]
+    if exams.empty:
+        wanted = " or ".join(columns[input] for input in inputs)
+        raise InputError(
+            f"{name}: no exam has a usable {wanted}. Fill in the column, or leave the institution "
+            "out (cohort.development, cohort.external)."
+        )
     flow = {
         "in manifest": len(manifest),
         "left out": sum(len(store.skipped) for store in stores.values()),

@@ -38,7 +38,7 @@ def launch(config: DictConfig, arguments: Sequence[str]) -> None:
     )
     # An address may hold a password, and a tag is for all to see.
     told = [re.sub(r"(?<=://)[^/@]*@", "", argument) for argument in arguments]
-    command = shlex.join(["python", "-m", "experiments.run", *told])
+    tracking.command = shlex.join(["python", "-m", "experiments.run", *told])
     trains = bool(config.models)
     about = {"study": config.study, "target": config.target, "seed": config.seed}
     if trains:
@@ -52,7 +52,7 @@ def launch(config: DictConfig, arguments: Sequence[str]) -> None:
         f"{config.study} {config.network.name} · {config.target}" if trains else config.study,
         tags={
             "stage": "launch",
-            "command": command,
+            "command": tracking.command,
             "protocol": config.protocol,
             "mlflow.source.name": "experiments.run",
             "mlflow.source.type": "LOCAL",

@@ -31,7 +31,7 @@ RANGES = (
         [f"{s}.{k}" for s in TRAININGS for k in ("batch_size", "validate_every_steps")]
         + ["finetune.patience", "cxr_finetune.patience", "trainer.test_batch_size"]
         + ["ecg.statistics_exams", "ecg.patch_samples", "ecg.filter_order"]
-        + ["statistics.resamples"],
+        + ["statistics.resamples", "statistics.report_resamples"],
     ),
     (0, math.inf, ["seed", "trainer.loading_workers", "bnp.penalty"]),
     (0, math.inf, [f"{training}.weight_decay" for training in TRAININGS]),
@@ -39,6 +39,7 @@ RANGES = (
     (10, math.inf, ["ecg.sampling_rate_hz", "ecg.limits.min_sampling_rate_hz"]),
     (32, 4096, ["cxr.size"]),
     (0.5, 0.999, ["statistics.confidence"]),
+    (0.01, 1, ["statistics.sensitivity"]),
     (0, 1, [f"{training}.warmup_fraction" for training in TRAININGS]),
 )
 FUSION_RANGES = (

@@ -49,7 +49,8 @@ def _external_validation(
     if config.fusion is not None:
         check_fusion(config, development, external)
     results = _train_and_test(config, development, external, tracking, run)
-    return report(config, results, sites, _ceilings(config), tracking, run), results
+    outcome = report(config, results, sites, _ceilings(config), tracking, run, roles=roles)
+    return outcome, results
 
 
 def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
@@ -71,7 +72,9 @@ def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> O
     best = _ceilings(config)
     results = [_fold(config, fold, sites, best, tracking, run) for fold in chosen]
     # Development exams come back in every fold, predicted by another model each time.
-    return report(config, Results.external_of(results), sites, best, tracking, run)
+    folds_told = [of_fold.predictions for of_fold in results]
+    pooled = Results.external_of(results)
+    return report(config, pooled, sites, best, tracking, run, folds=folds_told)
 
 
 def compare(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
@@ -123,7 +126,8 @@ def _fold(
         results = _train_and_test(
             config, _of(sites, fold.development), _of(sites, fold.external), tracking, of_fold
         )
-        report(config, results, sites, best, tracking, of_fold)
+        roles = Roles(fold.development, fold.external)
+        report(config, results, sites, best, tracking, of_fold, roles=roles, whole=False)
     return results
 
 

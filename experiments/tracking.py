@@ -54,6 +54,7 @@ class Tracking:
         self.uri, self.experiment, self.enabled = uri, experiment, enabled
         # Tags that every run of this launch carries.
         self.common: dict[str, str] = {"mlflow.source.git.commit": git_commit()}
+        self.command = ""  # that a person typed
         if not enabled:
             return
         location = None

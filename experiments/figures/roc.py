@@ -9,6 +9,7 @@ from experiments.figures import style
 from experiments.figures.panels import note, panels, unit_axis
 
 _FILL = 0.16  # how dense a band is
+_CROWD = 4  # models; more have a smaller legend
 
 
 def roc_figure(
@@ -17,8 +18,8 @@ def roc_figure(
     """ROC curves of all models from a checked predictions table, with the AUROC of each.
 
     A panel an external institution, in the table's order; where there is none, a panel a
-    development institution's internal test. What is not estimable is said in words. `bands` is the
-    table of `roc_bands`, drawn behind the curves.
+    development institution's internal test. What is not estimable is said in words. `bands` are
+    rows of `roc_bands`, drawn behind the curves.
     """
     tested = predictions[predictions["split"] == "external"]
     note_of_role = ""
@@ -60,8 +61,8 @@ def _panel(
             axes.plot([], [], color=look.colour, linestyle=look.line,
                       label=f"{model}  {NOT_ESTIMABLE}")  # fmt: skip
             continue
-        if bands is not None:
-            band = bands[bands["model"] == model]
+        band = None if bands is None else bands[bands["model"] == model]
+        if band is not None and len(band):
             axes.fill_between(
                 band["false_positive_rate"], band["sensitivity_low"], band["sensitivity_high"],
                 color=look.colour, alpha=_FILL, linewidth=0, gid=f"band-{model}",
@@ -71,8 +72,9 @@ def _panel(
                   linewidth=1.3, label=f"{model}  {auroc(target, probability):.3f}",
                   gid=f"roc-{model}")  # fmt: skip
     unit_axis(axes)
+    crowded = exams["model"].nunique() > _CROWD
     axes.legend(
         title="AUROC", loc="lower right", handlelength=2.4, borderaxespad=0.3,
-        fontsize=7, title_fontsize=7, alignment="left", frameon=True, framealpha=0.8,
-        edgecolor="none",
+        fontsize=5.8 if crowded else 7, labelspacing=0.25 if crowded else 0.5, title_fontsize=7,
+        alignment="left", frameon=True, framealpha=0.8, edgecolor="none",
     )  # fmt: skip

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
+from experiments.console import say
 from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.comparison import (
     common_exams,
@@ -22,10 +24,9 @@ from experiments.evaluation.summary import (
     summarise,
     summary_json,
 )
-from experiments.figures.forest import forest_figure
-from experiments.figures.roc import roc_figure
-from experiments.figures.subsets import subsets_figure
-from experiments.stages.cohort import Site
+from experiments.figures.study import Cohort, Settings, Subsets, build
+from experiments.stages.cohort import Roles, Site
+from experiments.stages.describe import describe
 from experiments.stages.fuse import SUBSET
 from experiments.tracking import Tracking
 
@@ -80,22 +81,31 @@ def report(
     ceilings: Ceilings | None,
     tracking: Tracking,
     run: str | None,
+    *,
+    roles: Roles | None = None,
+    folds: Sequence[pd.DataFrame] = (),
+    whole: bool = True,
 ) -> Outcome:
-    """Leave predictions, summary, figures and the description on `run`.
+    """Leave predictions, summary, comparisons, figures, tables and the report on `run`.
 
     Where models are fused, table, comparisons and figures are of the exams that have every input,
     one test set for all; each model on all exams that have its input stands beside it, and in
-    summary.json.
+    summary.json. `roles` say who was trained on; `folds` are the predictions of each leave-site-out
+    fold; without `whole` (a fold of several) figures and report.html are left out.
     """
     predictions = results.predictions
     check_predictions(predictions, "this launch's predictions")
-    settings: dict[str, Any] = {**config.statistics, "seed": config.seed}
-    title = f"{config.target}: {config.study}"
-    percent = f"{config.statistics.confidence:.0%}"
+    statistics = config.statistics
+    settings: dict[str, Any] = {
+        "confidence": statistics.confidence,
+        "resamples": statistics.resamples,
+        "seed": config.seed,
+    }
     tracking.table(run, predictions, "predictions.parquet")
     summary = summarise(predictions, **settings)
     tracking.text(run, json.dumps(summary_json(summary), indent=2), "summary.json")
-    heading = f"AUROC for {config.target} ({percent} interval)"
+    heading = f"AUROC for {config.target} ({statistics.confidence:.0%} interval)"
+    subsets = None
     if results.subsets is None or results.subsets.empty:
         shown, tested = summary, predictions
         table = results_table(summary, ceilings)
@@ -105,31 +115,39 @@ def report(
         shown = summarise(tested, **settings)
         own = results_table(summary, None)
         table = _with_every_institution(results_table(shown, ceilings), own)
+        subsets = _subsets(results.subsets, settings, tracking, run)
+        of_subsets = f"{config.fusion.name} with each subset of its inputs, exams with all of them"
         tables = {
             f"{heading}, exams with all of {', '.join(config.models)}": table,
             f"{heading}, each model on all exams that have its input": own,
+            of_subsets: results_table(subsets.summary, None),
         }
         tracking.text(run, json.dumps(summary_json(shown), indent=2), "complete/summary.json")
         tracking.table(run, own, "results_own_inputs.csv")
-        tables |= _subsets(config, results.subsets, settings, title, tracking, run)
+    tracking.table(run, table, "results.csv")
     comparisons = compare(tested, **settings)
     tracking.text(run, json.dumps(comparisons_json(comparisons), indent=2), "comparisons.json")
     tracking.table(run, comparison_table(comparisons), "comparisons.csv")
-    tracking.table(run, table, "results.csv")
-    tracking.figure(
-        run,
-        forest_figure(
-            shown, confidence=config.statistics.confidence, title=title, ceilings=ceilings
-        ),
-        "figures/forest.png",
-    )
-    if (tested["split"] == "external").any():
-        tracking.figure(run, roc_figure(tested, title=title), "figures/roc.png")
-    if sites:
-        flow = pd.DataFrame([{"institution": name, **site.flow} for name, site in sites.items()])
-        tracking.table(run, flow, "cohort/flow.csv")
-        left_out = pd.concat([site.left_out for site in sites.values()])
-        tracking.table(run, left_out, "cohort/left_out.csv")
+    cohort = _cohort(sites, roles, tracking, run) if sites else None
+    if whole:
+        say("report: figures and tables")
+        evidence = build(
+            tested,
+            summary=shown,
+            comparisons=comparisons,
+            study=describe(config, tracking, SIMULATED if ceilings is not None else ""),
+            settings=_settings(config),
+            cohort=cohort,
+            ceilings=ceilings,
+            own_summary=summary if subsets is not None else None,
+            subsets=subsets,
+            folds=folds,
+        )
+        tracking.text(run, evidence.html, "report.html")
+        for name, text in evidence.tables.items():
+            tracking.text(run, text, f"tables/{name}")
+        for name, figure in evidence.figures.items():
+            tracking.figure(run, figure, f"figures/{name}.png")
     for model, rows in summary.groupby("model", sort=False):
         aurocs = dict(zip(rows["institution"], rows["auroc"], strict=True))
         tracking.metrics(run, {f"test/auroc/{name}/{model}": v for name, v in aurocs.items()})
@@ -146,28 +164,48 @@ def report(
     return Outcome(next(iter(tables)), shown_table, SIMULATED if ceilings is not None else "")
 
 
+def _settings(config: DictConfig) -> Settings:
+    statistics = config.statistics
+    low, high, step = statistics.decision_thresholds
+    return Settings(
+        confidence=statistics.confidence,
+        resamples=statistics.report_resamples,
+        seed=config.seed,
+        sensitivity=statistics.sensitivity,
+        age_edges=tuple(statistics.age_edges),
+        decision_thresholds=np.arange(low, high + step / 2, step).tolist(),
+        subgroups=tuple(statistics.subgroups),
+    )
+
+
+def _cohort(
+    sites: Mapping[str, Site], roles: Roles | None, tracking: Tracking, run: str | None
+) -> Cohort:
+    """Who the exams were; the flow and what was left out go to `run` too."""
+    flow = pd.DataFrame([{"institution": name, **site.flow} for name, site in sites.items()])
+    left_out = pd.concat([site.left_out for site in sites.values()], ignore_index=True)
+    tracking.table(run, flow, "cohort/flow.csv")
+    tracking.table(run, left_out, "cohort/left_out.csv")
+    tables = []
+    for name, site in sites.items():
+        if roles is not None and name in roles.development:
+            tables.append(site.exams.assign(role="development"))
+        else:
+            tables.append(site.exams.assign(role="external", split="external"))
+    return Cohort(pd.concat(tables, ignore_index=True), flow, left_out)
+
+
 def _subsets(
-    config: DictConfig,
-    subsets: pd.DataFrame,
-    settings: Mapping[str, Any],
-    title: str,
-    tracking: Tracking,
-    run: str | None,
-) -> dict[str, pd.DataFrame]:
-    """The fusion with each subset of its inputs: predictions, summary, table and figure."""
-    check_predictions(subsets, "this launch's predictions with subsets of the inputs")
-    summary = summarise(subsets, **settings)
-    table = results_table(summary, None)
-    tracking.table(run, subsets, "subsets/predictions.parquet")
+    predictions: pd.DataFrame, settings: Mapping[str, Any], tracking: Tracking, run: str | None
+) -> Subsets:
+    """The fusion with each subset of its inputs: predictions, summary and table on `run`."""
+    check_predictions(predictions, "this launch's predictions with subsets of the inputs")
+    summary = summarise(predictions, **settings)
+    tracking.table(run, predictions, "subsets/predictions.parquet")
     tracking.text(run, json.dumps(summary_json(summary), indent=2), "subsets/summary.json")
-    tracking.table(run, table, "subsets/results.csv")
-    if (subsets["split"] == "external").any():
-        inputs = {name: tuple(name.split(SUBSET)) for name in subsets["model"].unique()}
-        confidence = config.statistics.confidence
-        figure = subsets_figure(summary, inputs, confidence=confidence, title=title)
-        tracking.figure(run, figure, "figures/subsets.png")
-    name = config.fusion.name
-    return {f"{name} with each subset of its inputs, exams with all of them": table}
+    tracking.table(run, results_table(summary, None), "subsets/results.csv")
+    names = predictions["model"].unique()
+    return Subsets(summary, {name: tuple(name.split(SUBSET)) for name in names})
 
 
 def _with_every_institution(table: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:

@@ -27,6 +27,7 @@ TINY = (
     "finetune.max_steps=8",
     "finetune.validate_every_steps=4",
     "statistics.resamples=50",
+    "statistics.report_resamples=20",
 )
 TINY_PH_COHORT = (
     "cohort.every_institution.exams=40",
@@ -48,6 +49,7 @@ TINY_PH = (
     "fusion.folds=2",
     "fusion.max_epochs=20",
     "statistics.resamples=50",
+    "statistics.report_resamples=20",
 )
 
 

@@ -187,8 +187,8 @@ def test_a_second_launch_reuses_every_stage_and_gives_the_same(
     assert "cnn: reused" not in changed.output
 
 
-# Tested by themselves: quickstart above, the others in test_ph.py and test_real_cxr.py.
-OTHERS = {"quickstart", "ph", "real_cxr"}
+# Tested by themselves: quickstart above, the others in files of their own.
+OTHERS = {"quickstart", "ph", "real_cxr", "compare", "reader_study"}
 
 
 @pytest.mark.parametrize("study", [study for study in STUDIES if study not in OTHERS])

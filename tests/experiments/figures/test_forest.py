@@ -131,3 +131,36 @@ def test_nothing_estimable_is_still_a_figure():
     figure = forest_figure(only, confidence=0.95, title="LVSD")
     assert texts(figure).count("not estimable") == 2
     assert not drawn(figure.axes[0], "estimate")
+
+
+POOLED = pd.DataFrame(
+    [("mae", 3, 0.91, 0.88, 0.93, 0.60, 0.97), ("cnn", 2, 0.80, 0.77, 0.83, np.nan, np.nan)],
+    columns=[
+        "model", "institutions", "auroc", "auroc_low", "auroc_high", "predicted_low",
+        "predicted_high",
+    ],
+)  # fmt: skip
+
+
+def test_diamonds_and_prediction_intervals():
+    figure = forest_figure(SUMMARY, confidence=0.95, title="LVSD", pooled=POOLED)
+    (axes,) = figure.axes
+    diamonds = [patch.get_xy() for patch in axes.patches if patch.get_gid() == "diamond"]
+    assert [(d[:, 0].min(), d[:, 0].max()) for d in diamonds] == [(0.88, 0.93), (0.77, 0.83)]
+    (prediction,) = drawn(axes, "prediction")
+    assert list(prediction.get_xdata()) == [0.60, 0.97]
+    assert axes.get_xlim()[0] <= 0.60
+    words = texts(figure)
+    assert {"0.910 (0.880-0.930)", "0.600-0.970", "3 institutions", "2 institutions"} <= set(words)
+    # a new hospital's interval takes three institutions
+    assert words.count("not estimable") == 3
+
+
+def test_nothing_of_the_meta_analysis_overlaps():
+    figure = forest_figure(seven_models(), confidence=0.95, title="PH", pooled=POOLED.replace(
+        {"mae": "ph_ecg", "cnn": "best_submodel"}))  # fmt: skip
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])

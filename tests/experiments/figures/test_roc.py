@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import auc, roc_auc_score
 
+from experiments.evaluation.roc_bands import roc_bands
 from experiments.figures.roc import roc_figure
 
 
@@ -64,3 +65,16 @@ def test_panels_are_square_and_apart(predictions):
 def test_without_external_institutions_the_internal_test_is_shown(predictions):
     figure = roc_figure(predictions[predictions["split"] == "test"], "LVSD")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["home (internal test)"]
+
+
+def test_bands_lie_about_the_curves(predictions):
+    bands = roc_bands(predictions, confidence=0.95, resamples=200, seed=1)
+    figure = roc_figure(predictions, "LVSD", bands=bands[bands["model"] == "mae"])
+    for axes in figure.axes:
+        drawn = [band.get_gid() for band in axes.collections]
+        assert drawn == ([] if axes.get_title(loc="left") == "b" else ["band-mae"])
+    (band,) = figure.axes[0].collections
+    (curve,) = (line for line in figure.axes[0].get_lines() if line.get_gid() == "roc-mae")
+    corners = band.get_paths()[0].vertices
+    middle = corners[np.isclose(corners[:, 0], 0.3)][:, 1]
+    assert middle.min() < np.interp(0.3, *curve.get_data()) < middle.max()

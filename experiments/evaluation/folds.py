@@ -1,0 +1,108 @@
+"""What leave-site-out folds say together of models that were fitted anew in each.
+
+Each fold's thresholds and recalibrations are those of its own development validation exams, and
+are applied to its own external institution; then all external exams are one test set.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from experiments.evaluation.calibration import (
+    METHODS,
+    calibration_table,
+    recalibrated,
+    reliability_curves,
+)
+from experiments.evaluation.operating import YOUDEN, operating_points, sensitivity_threshold
+from experiments.evaluation.sets import validation_exams
+from experiments.evaluation.threshold import youden_threshold
+
+
+def operating_points_of_folds(
+    folds: Sequence[pd.DataFrame],
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    sensitivity: float,
+) -> pd.DataFrame:
+    """As `operating_points`, of all folds' external exams; `folds` are their predictions tables.
+
+    `threshold` is that of the institution's fold, NaN in the pooled row, where it differs.
+    """
+    fixed = f"sensitivity {sensitivity:.2f}"
+    called: dict[str, list[pd.DataFrame]] = {YOUDEN: [], fixed: []}
+    thresholds: dict[tuple[str, str, str], float] = {}
+    for fold in folds:
+        external = fold[fold["split"] == "external"]
+        for model, exams in validation_exams(fold).items():
+            target, probability = exams["target"], exams["probability"]
+            for point, threshold in (
+                (YOUDEN, youden_threshold(target, probability)),
+                (fixed, sensitivity_threshold(target, probability, sensitivity)),
+            ):
+                part = external[external["model"] == model]
+                positive = (part["probability"] >= threshold).astype("float64")
+                called[point].append(part.assign(probability=positive))
+                for institution in part["institution"].unique():
+                    thresholds[model, institution, point] = threshold
+    tables = []
+    for point, parts in called.items():
+        if not parts:
+            continue
+        verdicts = _ordered(pd.concat(parts, ignore_index=True), folds)
+        table = operating_points(
+            verdicts,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+            thresholds=dict.fromkeys(verdicts["model"].unique(), 0.5),
+        )
+        keys = zip(table["model"], table["institution"], strict=True)
+        tables.append(
+            table.assign(
+                operating_point=point,
+                threshold=[thresholds.get((*key, point), np.nan) for key in keys],
+            )
+        )
+    if not tables:
+        return operating_points(
+            _external(folds),
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+            sensitivity=sensitivity,
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def calibration_of_folds(
+    folds: Sequence[pd.DataFrame], *, confidence: float, resamples: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """As `calibration_table` and `reliability_curves`, of all folds' external exams."""
+    tables, curves = [], []
+    for method in METHODS:
+        parts = [recalibrated(fold)[method] for fold in folds]
+        together = pd.concat(parts, ignore_index=True)
+        external = _ordered(together[together["split"] == "external"], folds)
+        if external.empty:
+            continue
+        found = calibration_table(external, confidence=confidence, resamples=resamples, seed=seed)
+        tables.append(found[found["recalibration"] == "none"].assign(recalibration=method))
+        drawn = reliability_curves(external, confidence=confidence, resamples=resamples, seed=seed)
+        curves.append(drawn.assign(recalibration=method))
+    return pd.concat(tables, ignore_index=True), pd.concat(curves, ignore_index=True)
+
+
+def _external(folds: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    together = pd.concat(folds, ignore_index=True)
+    return together[together["split"] == "external"]
+
+
+def _ordered(predictions: pd.DataFrame, folds: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Models in the order of the first fold."""
+    models = list(dict.fromkeys(model for fold in folds for model in fold["model"].unique()))
+    place = {model: number for number, model in enumerate(models)}
+    return predictions.sort_values("model", key=lambda m: m.map(place), kind="stable")

@@ -1,0 +1,120 @@
+"""`experiment=compare` by the real command line: anybody's predictions, judged alike."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command import Launch, launch
+from sklearn.metrics import roc_auc_score
+
+
+def table(model: str, skill: float, seed: int) -> pd.DataFrame:
+    """One exam a patient at a development and two external institutions."""
+    truth = np.random.default_rng(0)
+    rows = []
+    for name, split, exams in (
+        ("home", "val", 150),
+        ("north", "external", 200),
+        ("south", "external", 160),
+    ):
+        target = truth.random(exams) < 0.3
+        score = skill * target + np.random.default_rng(seed).normal(size=exams)
+        rows.append(
+            pd.DataFrame(
+                {
+                    "model": model,
+                    "institution": name,
+                    "split": split,
+                    "patient_id": [f"{name}-{i}" for i in range(exams)],
+                    "exam_id": [f"{name}-e{i}" for i in range(exams)],
+                    "target": target.astype(int),
+                    "logit": score - 1,
+                    "probability": 1 / (1 + np.exp(1 - score)),
+                }
+            )
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predictions")
+    both = [table("cnn", 1.0, 1), table("vit", 1.6, 2)]
+    pd.concat(both).to_parquet(folder / "ours.parquet")
+    table("cnn", 0.6, 3).iloc[:-20].to_csv(folder / "theirs.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(files: Path) -> Launch:
+    done = launch(
+        files, "experiment=compare",
+        f"predictions=[{files}/ours.parquet,{files}/theirs.csv]", "statistics.resamples=50",
+    )  # fmt: skip
+    assert done.status == 0, done.output + done.errors
+    return done
+
+
+def test_each_model_is_judged_on_its_exams(compared: Launch, files: Path) -> None:
+    models = {"cnn from ours", "vit", "cnn from theirs"}
+    assert {row["model"] for row in compared.summary} == models
+    theirs = pd.read_csv(files / "theirs.csv").query("institution == 'south'")
+    (row,) = [
+        row
+        for row in compared.summary
+        if (row["model"], row["institution"]) == ("cnn from theirs", "south")
+    ]
+    assert row["n"] == 140
+    assert row["auroc"] == pytest.approx(roc_auc_score(theirs["target"], theirs["logit"]))
+
+
+def test_a_pair_is_compared_on_common_exams_and_says_how_many_were_left_out(
+    compared: Launch,
+) -> None:
+    comparisons = pd.read_csv(compared.artifact("comparisons.csv"))
+    south = comparisons[comparisons["institution"] == "south"].set_index("models")
+    (row,) = [r for pair, r in south.iterrows() if {"vit", "theirs"} <= set(str(pair).split())]
+    assert (row["exams"], row["left out"]) == (140, 20)
+    rows = pd.read_json(compared.artifact("comparisons.json"))
+    assert len(rows) == 3 * 3
+    assert set(rows["method"]) == {"DeLong"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("probability", 1.2, "must be a number from 0 to 1"),
+        ("probability", None, "must be a number from 0 to 1"),
+        ("target", None, "must be 0 or 1"),
+        ("exam_id", "home-e1", "more than once"),
+        ("institution", "all-external", "all external institutions together"),
+        ("split", "train", "must be one of"),
+    ],
+)
+def test_a_bad_table_is_refused(
+    files: Path, tmp_path: Path, column: str, value: object, expected: str
+) -> None:
+    bad = table("cnn", 1.0, 1)
+    bad[column] = bad[column].astype(object)
+    bad.loc[0, column] = value
+    bad.to_csv(tmp_path / "bad.csv", index=False)
+    done = launch(
+        tmp_path, "experiment=compare", f"predictions=[{files}/ours.parquet,{tmp_path}/bad.csv]"
+    )
+    assert done.status == 2
+    assert expected in done.errors
+    assert "bad.csv" in done.errors
+    assert "line 2" in done.errors
+    assert "Traceback" not in done.errors
+
+
+def test_two_truths_for_one_exam_are_refused(files: Path, tmp_path: Path) -> None:
+    other = table("other", 1.0, 1)
+    other.loc[5, "target"] = 1 - other.loc[5, "target"]
+    other.to_csv(tmp_path / "other.csv", index=False)
+    done = launch(
+        tmp_path, "experiment=compare", f"predictions=[{files}/ours.parquet,{tmp_path}/other.csv]"
+    )
+    assert done.status == 2
+    assert "home-e5" in done.errors

@@ -1,0 +1,61 @@
+"""`experiment=reader_study` by the real command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command import TINY_PH, TINY_PH_COHORT, launch
+from scipy.stats import ttest_rel
+
+
+def test_simulated_readers_say_so_everywhere(tmp_path: Path) -> None:
+    done = launch(
+        tmp_path, "experiment=reader_study", f"cohort.root={tmp_path}/cohort",
+        *TINY_PH_COHORT, *TINY_PH, "readers.simulated.readers=4", "readers.simulated.cases=30",
+        "readers.simulated.accuracy_with=0.66", "readers.planned=[5]",
+    )  # fmt: skip
+    assert done.status == 0, done.output + done.errors
+    assert "SIMULATED READERS" in done.output
+    (run,) = [run for run in done.children if run.data.tags["stage"] == "readers"]
+    assert "simulated" in run.info.run_name
+    assert run.data.tags["simulated_readers"] == "true"
+    assert run.data.tags["mlflow.note.content"].startswith("**SIMULATED READERS")
+    folder = Path(done.client.download_artifacts(run.info.run_id, "readers_simulated"))
+    readings = pd.read_csv(folder / "readings.csv")
+    assert readings["reader"].str.startswith("simulated reader").all()
+    assert len(readings) == 4 * 30 * 2
+    recovery = pd.read_csv(folder / "recovery.csv").set_index("metric")
+    assert recovery.loc["accuracy", "true_with"] == pytest.approx(0.66, abs=0.01)
+    assert (recovery["recovered"].notna()).any()
+    # The study's own results stand on the launch as ever.
+    assert {row["model"] for row in done.summary} >= {"ph_fusion", "ph_ecg"}
+
+
+def test_real_readings_from_a_table(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(40) < 0.5
+    rows = []
+    for reader in "abcd":
+        for arm, skill in (("without", 0.6), ("with", 0.8)):
+            right = rng.random(40) < skill
+            rows += [
+                {"reader": reader, "case": f"c{i}", "arm": arm,
+                 "reading": int(truth[i] == right[i]), "truth": int(truth[i])}
+                for i in range(40)
+            ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.to_csv(tmp_path / "readings.csv", index=False)
+    done = launch(tmp_path, "experiment=reader_study", f"readers.table={tmp_path}/readings.csv")
+    assert done.status == 0, done.output + done.errors
+    assert "SIMULATED" not in done.output
+    paired = pd.read_csv(done.artifact("readers/paired.csv")).set_index("metric")
+    table["right"] = table["reading"] == table["truth"]
+    accuracy = table.groupby(["reader", "arm"])["right"].mean().unstack()
+    expected = ttest_rel(accuracy["with"], accuracy["without"])
+    assert paired.loc["accuracy", "p"] == pytest.approx(expected.pvalue)
+    assert paired.loc["accuracy", "t"] == pytest.approx(expected.statistic)
+    table.iloc[:-1].to_csv(tmp_path / "torn.csv", index=False)
+    refused = launch(tmp_path, "experiment=reader_study", f"readers.table={tmp_path}/torn.csv")
+    assert refused.status == 2
+    assert "c39" in refused.errors

@@ -1,5 +1,6 @@
 """`experiment=compare` by the real command line: anybody's predictions, judged alike."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pandas as pd
 import pytest
 from command import Launch, launch
 from sklearn.metrics import roc_auc_score
+
+from experiments.run import main
 
 
 def table(model: str, skill: float, seed: int) -> pd.DataFrame:
@@ -51,6 +54,7 @@ def compared(files: Path) -> Launch:
     done = launch(
         files, "experiment=compare",
         f"predictions=[{files}/ours.parquet,{files}/theirs.csv]", "statistics.resamples=50",
+        "statistics.report_resamples=20",
     )  # fmt: skip
     assert done.status == 0, done.output + done.errors
     return done
@@ -67,6 +71,15 @@ def test_each_model_is_judged_on_its_exams(compared: Launch, files: Path) -> Non
     ]
     assert row["n"] == 140
     assert row["auroc"] == pytest.approx(roc_auc_score(theirs["target"], theirs["logit"]))
+
+
+def test_the_report_stands_on_the_launch(compared: Launch) -> None:
+    report = compared.artifact("report.html").read_text()
+    assert "TRIPOD+AI" in report
+    assert "<script" not in report
+    assert not re.search(r"(src|href)=.(https?:)?//", report)
+    assert len(report) < 5e6
+    assert compared.artifact("tables/results.tex").read_text().startswith("\\begin")
 
 
 def test_a_pair_is_compared_on_common_exams_and_says_how_many_were_left_out(
@@ -93,28 +106,42 @@ def test_a_pair_is_compared_on_common_exams_and_says_how_many_were_left_out(
     ],
 )
 def test_a_bad_table_is_refused(
-    files: Path, tmp_path: Path, column: str, value: object, expected: str
+    files: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    column: str,
+    value: object,
+    expected: str,
 ) -> None:
     bad = table("cnn", 1.0, 1)
     bad[column] = bad[column].astype(object)
     bad.loc[0, column] = value
     bad.to_csv(tmp_path / "bad.csv", index=False)
-    done = launch(
-        tmp_path, "experiment=compare", f"predictions=[{files}/ours.parquet,{tmp_path}/bad.csv]"
-    )
-    assert done.status == 2
-    assert expected in done.errors
-    assert "bad.csv" in done.errors
-    assert "line 2" in done.errors
-    assert "Traceback" not in done.errors
+    message = refused(files, capsys, f"{files}/ours.parquet", f"{tmp_path}/bad.csv")
+    assert expected in message
+    assert "bad.csv" in message
+    assert "line 2" in message
 
 
-def test_two_truths_for_one_exam_are_refused(files: Path, tmp_path: Path) -> None:
+def test_two_truths_for_one_exam_are_refused(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = table("other", 1.0, 1)
     other.loc[5, "target"] = 1 - other.loc[5, "target"]
     other.to_csv(tmp_path / "other.csv", index=False)
-    done = launch(
-        tmp_path, "experiment=compare", f"predictions=[{files}/ours.parquet,{tmp_path}/other.csv]"
-    )
-    assert done.status == 2
-    assert "home-e5" in done.errors
+    message = refused(files, capsys, f"{files}/ours.parquet", f"{tmp_path}/other.csv")
+    assert "home-e5" in message
+
+
+def refused(files: Path, capsys: pytest.CaptureFixture[str], *predictions: str) -> str:
+    """The one message of a launch in this process on these files."""
+    capsys.readouterr()
+    status = main(
+        ["experiment=compare", f"predictions=[{','.join(predictions)}]",
+         f"tracking.uri=sqlite:///{files}/mlflow.db", f"tracking.artifacts={files}/artifacts",
+         "statistics.resamples=50", "statistics.report_resamples=20"]
+    )  # fmt: skip
+    shown = capsys.readouterr().err
+    assert status == 2, shown
+    assert shown.count("error: ") == 1
+    return shown[shown.find("error: ") :]

@@ -70,6 +70,7 @@ def check_settings(config: DictConfig) -> None:
         )
     if config.protocol == "leave_site_out" and config.folds is not None and not config.folds:
         raise InputError("folds=[]: name the institutions to hold out, or leave it out for all.")
+    _check_statistics(config)
     models = plain(config.models)
     for name, model in models.items():
         _check_model(name, model)
@@ -80,6 +81,21 @@ def check_settings(config: DictConfig) -> None:
         _build(config, models)
     except (ValueError, TypeError, AssertionError, ArithmeticError, IndexError) as error:
         raise InputError(f"The settings do not fit together: {error}.") from None
+
+
+def _check_statistics(config: DictConfig) -> None:
+    edges, grid = plain(config.statistics.age_edges), plain(config.statistics.decision_thresholds)
+    if not edges or sorted(set(edges)) != edges:
+        raise InputError(f"statistics.age_edges={edges}: give ages in rising order, such as [65].")
+    if len(grid) != 3 or not (0 < grid[0] < grid[1] < 1 and 0 < grid[2] < 1):
+        raise InputError(
+            f"statistics.decision_thresholds={grid}: give the lowest, the highest and the step, "
+            "all between 0 and 1."
+        )
+    taken = {"institution", "exam_id", "patient_id", "split", "target", "age_years", "sex"}
+    for column in config.statistics.subgroups:
+        if column in taken:
+            raise InputError(f"statistics.subgroups: {column} can't be a further subgroup.")
 
 
 def _check_model(name: str, model: Mapping[str, Any]) -> None:

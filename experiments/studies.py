@@ -1,6 +1,7 @@
 """The protocols: each puts the stages in order and leaves its results on the parent run."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -72,14 +73,31 @@ def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> O
     best = _ceilings(config)
     results = [_fold(config, fold, sites, best, tracking, run) for fold in chosen]
     # Development exams come back in every fold, predicted by another model each time.
-    folds_told = [of_fold.predictions for of_fold in results]
+    held_out = {fold.name: sites[fold.name] for fold in chosen}
     pooled = Results.external_of(results)
-    return report(config, pooled, sites, best, tracking, run, folds=folds_told)
+    return report(config, pooled, held_out, best, tracking, run, folds=results)
 
 
 def compare(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
-    """Judge predictions tables, whoever made them; nothing is trained."""
-    return report(config, Results(read_several(config.predictions)), {}, None, tracking, run)
+    """Judge predictions tables, whoever made them; nothing is trained.
+
+    Raises InputError where there is nothing to judge, or two models have no exam in common.
+    """
+    predictions = read_several(config.predictions)
+    tested = predictions[predictions["split"] != "val"]
+    if tested.empty:
+        raise InputError("The predictions hold no exams of split test or external to judge.")
+    keys = {
+        str(model): set(zip(exams["institution"], exams["split"], exams["exam_id"], strict=True))
+        for model, exams in tested.groupby("model", sort=False)
+    }
+    for (one, of_one), (other, of_other) in combinations(keys.items(), 2):
+        if not of_one & of_other:
+            raise InputError(
+                f"{one} and {other} have no tested exam in common (by institution, split and "
+                "exam_id): there is nothing to compare. Predict the same exams with both."
+            )
+    return report(config, Results(predictions), {}, None, tracking, run)
 
 
 def reader_study(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:

@@ -75,5 +75,6 @@ def percentiles(resampled: NDArray, *, confidence: float) -> tuple[NDArray, NDAr
     tail = (1 - confidence) / 2
     defined = ~np.isnan(resampled).all(axis=0)
     filled = np.where(defined, resampled, 0.0)
-    low, high = np.nanquantile(filled, [tail, 1 - tail], axis=0)
+    with np.errstate(invalid="ignore"):  # between two infinite values
+        low, high = np.nanquantile(filled, [tail, 1 - tail], axis=0)
     return np.where(defined, low, np.nan), np.where(defined, high, np.nan)

@@ -261,8 +261,7 @@ class _Calibration:
         shifted = expit(intercept + x)
         fitted = np.full(y.size, np.nan)
         if not np.isnan(slope):
-            constant = _intercept(y, slope * x)
-            fitted = expit(constant + slope * x)
+            fitted = expit(_intercept(y, slope * x) + slope * x)
         weight = fitted * (1 - fitted)
         columns = [
             np.ones(y.size), y, p, np.square(p - y), y - shifted, shifted * (1 - shifted),
@@ -304,7 +303,8 @@ class _Calibration:
                 low, high = (float(b) for b in percentiles(defined, confidence=confidence))
             if name == "ece":
                 noise = np.abs(gaps / n[:, None] - own_gaps).sum(axis=1)
-                farthest = np.nanquantile(noise, (1 + confidence) / 2)
+                with np.errstate(invalid="ignore"):
+                    farthest = np.nanquantile(noise, (1 + confidence) / 2)
                 low, high = max(0.0, value - float(farthest)), max(value, 2 * value - low)
             row |= {f"{name}_low": low, f"{name}_high": high}
         return row
@@ -378,7 +378,10 @@ def _information(fitted: NDArray, x: NDArray) -> tuple[float, float, float]:
 
 def _intercept(y: NDArray, x: NDArray) -> float:
     """The maximum-likelihood intercept of a logistic regression with the offset `x`."""
-    return float(brentq(lambda a: float((expit(a + x) - y).sum()), -60.0, 60.0))
+    # Were every offset the largest, or the smallest, this is where the root would be.
+    centre = float(logit(y.mean()))
+    ends = centre - float(x.max()) - 1, centre - float(x.min()) + 1
+    return float(brentq(lambda a: float((expit(a + x) - y).sum()), *ends))
 
 
 def _logistic(y: NDArray, x: NDArray) -> tuple[float, float] | None:
@@ -388,8 +391,10 @@ def _logistic(y: NDArray, x: NDArray) -> tuple[float, float] | None:
     """
     ones, zeros = x[y == 1], x[y == 0]
     separated = ones.min() >= zeros.max() or zeros.min() >= ones.max()
-    if separated or x.min() == x.max():
+    mean, spread = float(x.mean()), float(x.std())
+    if separated or spread < 1e-6 * max(1.0, abs(mean)):
         return None
+    x = (x - mean) / spread  # logits that hardly differ have a steep slope
 
     def loss(at: NDArray) -> float:
         linear = at[0] + at[1] * x
@@ -406,4 +411,6 @@ def _logistic(y: NDArray, x: NDArray) -> tuple[float, float] | None:
         at = at + step
         if np.abs(step).max() < 1e-10:
             break
-    return float(at[0]), float(at[1])
+    slope = float(at[1]) / spread
+    found = float(at[0]) - slope * mean, slope
+    return found if np.isfinite(found).all() else None

@@ -16,6 +16,7 @@ NUMBERS = ("target", "logit", "probability")
 COLUMNS = KEYS + NUMBERS
 SPLITS = ("val", "test", "external")
 POOLED = "all-external"
+RESERVED = ("institution", "role", "exams", "prevalence")  # columns of the table of results
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -45,19 +46,32 @@ def read_predictions(path: Path) -> pd.DataFrame:
 def read_several(paths: Sequence[str]) -> pd.DataFrame:
     """Several files' predictions as one table.
 
-    A model's name that stands in two files is told apart by the file's: `cnn from theirs`. Raises
-    InputError where there is no file, or two say different things of one exam.
+    A model's name that stands in two files is told apart by the file's, and where these are the
+    same by their folders': `cnn from theirs`. Raises InputError where there is no file, one is
+    named twice, or two say different things of one exam.
     """
     if not paths:
         raise InputError("Name the predictions to compare: predictions=[ours.parquet,theirs.csv].")
-    tables = {path: read_predictions(Path(path)) for path in paths}
-    models = [model for table in tables.values() for model in table["model"].unique()]
-    twice = {model for model in models if models.count(model) > 1}
-    for path, table in tables.items():
-        new = {model: f"{model} from {Path(path).stem}" for model in twice}
+    files = [Path(path) for path in paths]
+    if len({file.resolve() for file in files}) < len(files):
+        raise InputError(f"predictions={list(paths)}: one file is named twice. Name each once.")
+    tables = [read_predictions(file) for file in files]
+    counts = pd.Series([model for table in tables for model in table["model"].unique()])
+    twice = counts[counts.duplicated()].unique()
+    for table, name in zip(tables, _short_names(files), strict=True):
+        new = {model: f"{model} from {name}" for model in twice}
         table["model"] = table["model"].replace(new)
-    everything = pd.concat(tables.values(), ignore_index=True)
-    return check_predictions(everything, ", ".join(map(str, paths)))
+    return check_predictions(pd.concat(tables, ignore_index=True), ", ".join(map(str, paths)))
+
+
+def _short_names(files: Sequence[Path]) -> list[str]:
+    """As much of each path's end as tells the files apart, without the ending."""
+    parts = [file.resolve().with_suffix("").parts for file in files]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(file) for file in files]  # they differ in their endings alone
 
 
 def check_predictions(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -92,6 +106,8 @@ def check_predictions(table: pd.DataFrame, source: str) -> pd.DataFrame:
         checked[column] = text.astype(str)
     unknown = ~checked["split"].isin(SPLITS) & (checked["split"] != "")
     report(unknown, "split", f"must be one of {', '.join(SPLITS)}")
+    named = checked["model"].isin(RESERVED)
+    report(named, "model", "this name stands for a column of the results; take another")
     reserved = checked["institution"] == POOLED
     report(reserved, "institution", "this name stands for all external institutions together")
 
@@ -100,6 +116,16 @@ def check_predictions(table: pd.DataFrame, source: str) -> pd.DataFrame:
     report(numbers["logit"].isna(), "logit", "must be a number")
     report(~numbers["probability"].between(0.0, 1.0), "probability", "must be a number from 0 to 1")
 
+    known = checked[checked["split"].isin(SPLITS)]
+    roles = (known["split"] == "external").groupby([known["model"], known["institution"]])
+    for model, institution in roles.mean().loc[lambda share: share % 1 > 0].index:
+        problems.append(
+            (
+                -1,
+                f"model {model!r}: {institution} is both a development institution (split val or "
+                "test) and external; a model knows an institution or it does not",
+            )
+        )
     exam = ["model", "institution", "exam_id"]
     for row in checked.index[checked.duplicated(exam) & (checked["exam_id"] != "")]:
         model, institution, exam_id = checked.loc[row, exam]

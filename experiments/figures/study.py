@@ -79,6 +79,7 @@ _BANDS = 3  # models, at most, that are drawn with bands
 class Settings:
     """The numbers of the analysis that a person might change.
 
+    `auroc_resamples` were drawn for `summary` and `comparisons`, `resamples` are for all else.
     `sensitivity` is that of the second operating point, `age_edges` part the age bands,
     `decision_thresholds` are those of the decision curves, and `subgroups` further columns of the
     cohort's exams to group by, beside sex and age.
@@ -86,6 +87,7 @@ class Settings:
 
     confidence: float
     resamples: int
+    auroc_resamples: int
     seed: int
     sensitivity: float
     age_edges: Sequence[float]
@@ -366,7 +368,8 @@ class _Made:
             f"{100 * self.settings.confidence:g} % intervals. Where each patient has one exam: "
             "adjusted DeLong intervals of AUROCs, DeLong's test of differences, Wilson's intervals "
             "of proportions; else, and for everything without a closed form, "
-            f"{self.settings.resamples:,} bootstrap resamples of whole patients within "
+            f"{self.settings.auroc_resamples:,} bootstrap resamples (AUROCs and their "
+            f"comparisons; {self.settings.resamples:,} for all else) of whole patients within "
             "institutions. Holm's correction over the external institutions of a pair of models. "
             "Random effects by Paule and Mandel with the interval of Hartung and Knapp."
         )
@@ -597,7 +600,10 @@ class _Made:
         facts = {"Command": study.command, "Commit": study.commit}
         facts = {name: text for name, text in facts.items() if text}
         facts["Seed"] = str(self.settings.seed)
-        facts["Resamples"] = str(self.settings.resamples)
+        facts["Resamples"] = (
+            f"{self.settings.auroc_resamples} of AUROCs and comparisons, "
+            f"{self.settings.resamples} of all else"
+        )
         facts |= {f"Version of {name}": version for name, version in study.versions.items()}
         blocks: list[Block] = [Facts(facts, code=True)]
         if study.digests:

@@ -107,10 +107,14 @@ def prepare(config: DictConfig) -> dict[str, Site]:
     with FileLock(cache / "cohort.lock"):
         root, tables = _tables(config, workers)
         wanted = roles_of(config, list(tables))
-        return {
+        sites = {
             name: _site(config, name, tables[name], root, workers)
             for name in [*wanted.development, *wanted.external]
         }
+    for column in config.statistics.subgroups:
+        if not any(column in site.exams for site in sites.values()):
+            raise InputError(f"statistics.subgroups: no manifest has a column {column!r}.")
+    return sites
 
 
 def check_cohort(config: DictConfig, development: Sequence[Site], external: Sequence[Site]) -> None:

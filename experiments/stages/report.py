@@ -30,9 +30,9 @@ from experiments.stages.describe import describe
 from experiments.stages.fuse import SUBSET
 from experiments.tracking import Tracking
 
-SIMULATED = (
-    "Simulated data: the order of models here says nothing about hospitals. The ceiling is the "
-    "AUROC of an ideal observer of what the simulated inputs were made from."
+SIMULATED = "Simulated data: the order of models here says nothing about hospitals."
+CEILING = (
+    "The ceiling is the AUROC of an ideal observer of what the simulated inputs were made from."
 )
 
 METRICS = {"auroc": "auroc", "auroc_low": "auroc_low", "auroc_high": "auroc_high", "n": "exams"}
@@ -83,15 +83,15 @@ def report(
     run: str | None,
     *,
     roles: Roles | None = None,
-    folds: Sequence[pd.DataFrame] = (),
+    folds: Sequence[Results] = (),
     whole: bool = True,
 ) -> Outcome:
     """Leave predictions, summary, comparisons, figures, tables and the report on `run`.
 
     Where models are fused, table, comparisons and figures are of the exams that have every input,
     one test set for all; each model on all exams that have its input stands beside it, and in
-    summary.json. `roles` say who was trained on; `folds` are the predictions of each leave-site-out
-    fold; without `whole` (a fold of several) figures and report.html are left out.
+    summary.json. `roles` say who was trained on; `folds` are those of a leave-site-out study;
+    without `whole` (a fold of several) figures and report.html are left out.
     """
     predictions = results.predictions
     check_predictions(predictions, "this launch's predictions")
@@ -105,13 +105,14 @@ def report(
     summary = summarise(predictions, **settings)
     tracking.text(run, json.dumps(summary_json(summary), indent=2), "summary.json")
     heading = f"AUROC for {config.target} ({statistics.confidence:.0%} interval)"
+    simulated = _what_is_simulated(config, ceilings)
     subsets = None
     if results.subsets is None or results.subsets.empty:
         shown, tested = summary, predictions
         table = results_table(summary, ceilings)
         tables = {heading: table}
     else:
-        tested = common_exams(predictions, predictions["model"].unique().tolist())
+        tested = _tested(results, whole=False)
         shown = summarise(tested, **settings)
         own = results_table(summary, None)
         table = _with_every_institution(results_table(shown, ceilings), own)
@@ -135,13 +136,13 @@ def report(
             tested,
             summary=shown,
             comparisons=comparisons,
-            study=describe(config, tracking, SIMULATED if ceilings is not None else ""),
+            study=describe(config, tracking, simulated),
             settings=_settings(config),
             cohort=cohort,
             ceilings=ceilings,
             own_summary=summary if subsets is not None else None,
             subsets=subsets,
-            folds=folds,
+            folds=[_tested(of_fold, whole=subsets is None) for of_fold in folds],
         )
         tracking.text(run, evidence.html, "report.html")
         for name, text in evidence.tables.items():
@@ -159,9 +160,21 @@ def report(
                 tracking.metrics(of, {f"test/{metric}/{name}": value for name, value in values})
     for model, of_model in (ceilings or {}).items():
         tracking.metrics(run, {f"ceiling/auroc/{k}/{model}": v for k, v in of_model.items()})
-    tracking.tags(run, {"mlflow.note.content": _note(config, tables, ceilings is not None)})
+    tracking.tags(run, {"mlflow.note.content": _note(config, tables, simulated)})
     shown_table = table if config.fusion is None else _narrow(config, table)
-    return Outcome(next(iter(tables)), shown_table, SIMULATED if ceilings is not None else "")
+    return Outcome(next(iter(tables)), shown_table, simulated)
+
+
+def _tested(results: Results, *, whole: bool) -> pd.DataFrame:
+    """All predictions, or those on exams that every model has."""
+    table = results.predictions
+    return table if whole else common_exams(table, table["model"].unique().tolist())
+
+
+def _what_is_simulated(config: DictConfig, ceilings: Ceilings | None) -> str:
+    if not config.models or config.cohort.source != "simulated":
+        return ""
+    return SIMULATED if ceilings is None else f"{SIMULATED} {CEILING}"
 
 
 def _settings(config: DictConfig) -> Settings:
@@ -170,6 +183,7 @@ def _settings(config: DictConfig) -> Settings:
     return Settings(
         confidence=statistics.confidence,
         resamples=statistics.report_resamples,
+        auroc_resamples=statistics.resamples,
         seed=config.seed,
         sensitivity=statistics.sensitivity,
         age_edges=tuple(statistics.age_edges),
@@ -226,7 +240,7 @@ def _narrow(config: DictConfig, table: pd.DataFrame) -> pd.DataFrame:
     return table[[column for column in columns if column in table]]
 
 
-def _note(config: DictConfig, tables: Mapping[str, pd.DataFrame], simulated: bool) -> str:
+def _note(config: DictConfig, tables: Mapping[str, pd.DataFrame], simulated: str) -> str:
     """The text that the MLflow UI shows first on a run."""
     note = "".join(
         f"### {heading}\n\n{markdown_table(table)}\n\n" for heading, table in tables.items()
@@ -234,7 +248,7 @@ def _note(config: DictConfig, tables: Mapping[str, pd.DataFrame], simulated: boo
     if config.protocol == "leave_site_out":
         note += f"*{POOLED}* puts together exams that were scored by another model in each fold.\n"
     if simulated:
-        note += f"\n{SIMULATED}\n"
+        note += f"\n{simulated}\n"
     return note + (
         "\nRole *development*: internal test, patients held out. Every pair of models is compared "
         "on the exams of the first table in comparisons.csv. Files: the Artifacts tab.\n"

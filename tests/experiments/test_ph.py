@@ -177,9 +177,22 @@ def test_the_runs_name_each_other(ph: Launch) -> None:
         [fusion.info.experiment_id], f"tags.`mlflow.parentRunId` = '{fusion.info.run_id}'"
     )
     assert {run.info.run_name for run in folds} == {"cross-fit 1 of 2", "cross-fit 2 of 2"}
-    for path in ("figures/forest.png", "figures/roc.png", "figures/subsets.png", "results.csv",
+    for path in ("figures/forest.png", "figures/roc.png", "figures/flow.png", "figures/subsets.png",
+                 "figures/reliability.png", "figures/decision.png", "results.csv",
                  "comparisons.csv", "complete/summary.json"):  # fmt: skip
         assert ph.artifact(path).stat().st_size > 0
+
+
+def test_the_report_is_one_safe_file_that_says_what_is_simulated(ph: Launch) -> None:
+    report = ph.artifact("report.html").read_text()
+    assert len(report) < 5e6
+    assert "SIMULATED" in report
+    assert "<script" not in report
+    for said in ("ph_fusion", "TRIPOD+AI", "cross-fitted by patient in 2 folds", "thistlemere"):
+        assert said in report
+    for name in ("table1", "results", "results_own_inputs", "operating_points", "tripod_ai"):
+        for ending in ("csv", "tex"):
+            assert ph.artifact(f"tables/{name}.{ending}").stat().st_size > 0
 
 
 def test_a_second_launch_reuses_everything(ph: Launch, place: Path) -> None:

@@ -284,3 +284,18 @@ def test_the_calibration_errors_interval_covers_the_truth(slope):
         row = calibration_table(predictions, confidence=0.95, resamples=200, seed=0).iloc[0]
         covered += row["ece_low"] <= true <= row["ece_high"]
     assert covered / 150 > 0.9
+
+
+@pytest.mark.parametrize(("centre", "spread"), [(-4.6, 0.1), (-0.85, 0.01), (3.0, 1e-9)])
+def test_probabilities_that_hardly_differ(centre: float, spread: float) -> None:
+    """A hardly trained model's: the slope is steep, or not to be had, and nothing breaks."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=400)
+    target = rng.random(400) < expit(-1 + z)
+    (slope, _), (intercept, _) = logistic_calibration(target, expit(centre + spread * z))
+    assert intercept == pytest.approx(np.log(target.mean() / (1 - target.mean())) - centre, abs=0.2)
+    if spread > 1e-3:
+        model = LogisticRegression(C=np.inf, max_iter=1000).fit(z[:, None], target)
+        assert slope == pytest.approx(model.coef_.item() / spread, rel=1e-3)
+    else:
+        assert np.isnan(slope)

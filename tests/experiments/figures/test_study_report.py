@@ -19,6 +19,7 @@ from experiments.figures.study_text import Study
 SETTINGS = Settings(
     confidence=0.95,
     resamples=50,
+    auroc_resamples=50,
     seed=3,
     sensitivity=0.9,
     age_edges=(50, 65),

@@ -35,7 +35,9 @@ def predictions(n=6000, exams=2, seed=0, prevalence=0.2):
         pd.DataFrame(
             {
                 "model": "fusion",
-                "institution": np.where(np.arange(n) < n / 2, "north", "south"),
+                "institution": np.select(
+                    [np.arange(n) % 10 < 2, np.arange(n) < n / 2], ["home", "north"], "south"
+                ),
                 "split": np.where(np.arange(n) % 10 < 2, "val", "external"),
                 "patient_id": [str(number // exams) for number in range(n)],
                 "exam_id": [str(number) for number in range(n)],

@@ -202,6 +202,7 @@ def test_a_second_launch_reuses_everything(ph: Launch, place: Path) -> None:
     pd.testing.assert_frame_equal(again.predictions, ph.predictions)
 
 
+@pytest.mark.slow
 def test_a_pretrained_vit_reads_the_ecg(ph: Launch, place: Path) -> None:
     tiny = [o for o in TINY_PH if not o.startswith("network.")]
     done = launch(
@@ -233,6 +234,7 @@ def test_two_processes_share_one_run_and_every_exam(ph: Launch, place: Path) -> 
     pd.testing.assert_series_equal(mine, alone)
 
 
+@pytest.mark.slow
 def test_every_institution_external_once(ph: Launch, place: Path) -> None:
     """Leave-site-out of a fusion; the second fold's institution has no blood tests at all."""
     done = launch(

@@ -238,16 +238,16 @@ def test_two_processes_share_one_run_and_every_exam(ph: Launch, place: Path) -> 
 def test_every_institution_external_once(ph: Launch, place: Path) -> None:
     """Leave-site-out of a fusion; the second fold's institution has no blood tests at all."""
     done = launch(
-        place, "experiment=ph", "protocol=leave_site_out", "folds=[larkspire,thistlemere]",
+        place, "experiment=ph", "protocol=leave_site_out", "folds=[larkspire,nettlewick]",
         f"cohort.root={place}/cohort", *TINY_PH_COHORT, *TINY_PH,
-        "cohort.institutions.thistlemere.bnp_missing_fraction=1.0",
+        "cohort.institutions.nettlewick.bnp_missing_fraction=1.0",
     )  # fmt: skip
     assert done.status == 0, done.output + done.errors
     external = {row["institution"] for row in done.summary if row["role"] == "external"}
-    assert external == {"larkspire", "thistlemere"}
+    assert external == {"larkspire", "nettlewick"}
     results = pd.read_csv(done.artifact("results.csv")).set_index("institution")
-    assert results.loc["thistlemere", "exams"] == 0
-    assert results.loc["thistlemere", "ph_fusion"] == "not estimable"
+    assert results.loc["nettlewick", "exams"] == 0
+    assert results.loc["nettlewick", "ph_fusion"] == "not estimable"
 
 
 def test_planted_names_reach_no_artefact(ph: Launch, place: Path) -> None:

@@ -238,7 +238,8 @@ def test_two_processes_share_one_run_and_every_exam(ph: Launch, place: Path) -> 
 def test_every_institution_external_once(ph: Launch, place: Path) -> None:
     """Leave-site-out of a fusion; the second fold's institution has no blood tests at all."""
     done = launch(
-        place, "experiment=ph", "protocol=leave_site_out", "folds=[larkspire,nettlewick]",
+        place, "experiment=ph", "protocol=leave_site_out", "cohort.development=null",
+        "folds=[larkspire,nettlewick]",
         f"cohort.root={place}/cohort", *TINY_PH_COHORT, *TINY_PH,
         "cohort.institutions.nettlewick.bnp_missing_fraction=1.0",
     )  # fmt: skip

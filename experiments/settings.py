@@ -40,6 +40,7 @@ RANGES = (
     (32, 4096, ["cxr.size"]),
     (0.5, 0.999, ["statistics.confidence"]),
     (0.01, 1, ["statistics.sensitivity"]),
+    (0.01, 0.99, ["statistics.partial_auroc_from"]),
     (0, 1, [f"{training}.warmup_fraction" for training in TRAININGS]),
 )
 FUSION_RANGES = (

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.errors import InputError
+from datamodules.errors import FileError
 
 MIN_SIDE = 32  # pixels; a smaller one is a thumbnail or an icon
 RESTORE = "Copy the file again from its source"
@@ -19,18 +19,8 @@ RESTORE = "Copy the file again from its source"
 _one_at_a_time = threading.RLock()
 
 
-class RadiographError(InputError):
-    """A chest X-ray that cannot be used; reads `<path>: <reason>. <remedy>`."""
-
-    def __init__(self, path: Path, reason: str, remedy: str) -> None:
-        # All three are the exception's arguments, so that it survives the way between processes.
-        super().__init__(path, reason, remedy)
-        self.path = path
-        self.reason = reason
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}. {self.remedy}"
+class RadiographError(FileError):
+    """A chest X-ray that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,23 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.errors import InputError
+from datamodules.errors import FileError
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
-class RecordingError(InputError):
-    """A recording that cannot be used; reads `<path>: <reason>. <remedy>`."""
-
-    def __init__(self, path: Path, reason: str, remedy: str) -> None:
-        # All three are the exception's arguments, so that it survives the way between processes.
-        super().__init__(path, reason, remedy)
-        self.path = path
-        self.reason = reason
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}. {self.remedy}"
+class RecordingError(FileError):
+    """A recording that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -135,21 +135,6 @@ def reliability_curves(
     )
 
 
-def smooth_curve(target: ArrayLike, probability: ArrayLike) -> pd.DataFrame:
-    """The observed share as a smooth function of the probability: predicted, observed [101 rows].
-
-    Local linear regression over two thirds of the exams (lowess without robustness iterations, as
-    Austin & Steyerberg, Stat Med 2014;33:517, have it for a binary outcome), within 0 and 1, from
-    the lowest to the highest probability.
-    """
-    from statsmodels.nonparametric.smoothers_lowess import lowess
-
-    labels, scores = np.asarray(target, dtype=np.float64), np.asarray(probability, dtype=np.float64)
-    grid = np.linspace(scores.min(), scores.max(), 101)
-    observed = lowess(labels, scores, frac=2 / 3, it=0, xvals=grid)
-    return pd.DataFrame({"predicted": grid, "observed": np.clip(observed, 0.0, 1.0)})
-
-
 def recalibrated(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """`predictions` with recalibrated logits and probabilities, by method (METHODS).
 

@@ -19,8 +19,8 @@ from experiments.evaluation.auroc import (
     placements,
     resampled_aurocs,
 )
-from experiments.evaluation.predictions import POOLED
-from experiments.evaluation.summary import ROLES, plain_rows
+from experiments.evaluation.predictions import POOLED, ROLES
+from experiments.evaluation.summary import p_text, plain_rows
 
 JSON_KEYS = (
     "institution", "model_a", "model_b", "n", "auroc_a", "auroc_b", "difference",
@@ -139,8 +139,8 @@ def comparison_table(table: pd.DataFrame) -> pd.DataFrame:
             "left out": table["left_out"],
             "AUROCs": [_aurocs_text(row) for row in rows],
             "difference": [_difference_text(row) for row in rows],
-            "p": [_p_text(p) for p in table["p"]],
-            "p (Holm)": [_p_text(p) for p in table["p_holm"]],
+            "p": [p_text(p) for p in table["p"]],
+            "p (Holm)": [p_text(p) for p in table["p_holm"]],
         }
     )
 
@@ -158,13 +158,6 @@ def _difference_text(row: Mapping[Any, Any]) -> str:
         return NOT_ESTIMABLE
     low, high = row["difference_low"], row["difference_high"]
     return f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def _p_text(p: float) -> str:
-    """A p-value as "p = 0.023", "p < 0.001", or "not estimable"."""
-    if np.isnan(p):
-        return NOT_ESTIMABLE
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _check_models(predictions: pd.DataFrame, models: Iterable[str]) -> None:

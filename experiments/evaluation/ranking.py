@@ -25,8 +25,8 @@ def ranking_table(
     confidence: float,
     resamples: int,
     seed: int,
-    specificity: float = 0.90,
-    sensitivity: float = 0.90,
+    specificity: float,
+    sensitivity: float,
 ) -> pd.DataFrame:
     """A row a model and test set (those of `summarise`), with the columns COLUMNS.
 

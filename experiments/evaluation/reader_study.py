@@ -4,7 +4,7 @@ Its table has one row a reader, case and arm: `arm` is "without" or "with" (the 
 probability from 0 to 1 or a yes/no answer as 1 or 0, `truth` 1 where the case has the condition.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from experiments.evaluation.mrmc import (
     obuchowski_rockette,
     reader_values,
 )
+from experiments.evaluation.summary import p_text
+from experiments.evaluation.tables import RowChecks, read_table
 
 WITHOUT, WITH = "without", "with"
 ARMS = (WITHOUT, WITH)
@@ -59,23 +61,7 @@ def read_readings(path: Path) -> pd.DataFrame:
 
     Names of readers and cases keep their leading zeros: a CSV's columns are read as text first.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file. Name an existing table of readings.")
-    if path.suffix == ".parquet":
-        read: Callable[[Path], pd.DataFrame] = pd.read_parquet
-    elif path.suffix == ".csv":
-
-        def read(path: Path) -> pd.DataFrame:
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
-    else:
-        raise InputError(f"{path}: readings are read from .parquet or .csv. Convert the table.")
-    try:
-        table = read(path)
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
-        raise InputError(
-            f"{path}: not a readable {path.suffix} table ({str(error).strip()}). Write it again."
-        ) from error
-    return check_readings(table, str(path))
+    return check_readings(read_table(path, "readings"), str(path))
 
 
 def check_readings(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -86,60 +72,31 @@ def check_readings(table: pd.DataFrame, source: str) -> pd.DataFrame:
     another every reading that a fully crossed design (each reader reads each case in both arms)
     would have and the table lacks.
     """
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise InputError(
-            f"{source}: the table of readings lacks {', '.join(missing)}. "
-            f"It needs the columns {', '.join(COLUMNS)}."
-        )
-    if table.empty:
-        raise InputError(f"{source}: the table of readings has no rows. Add the readers' answers.")
-
-    original = table.loc[:, list(COLUMNS)].reset_index(drop=True)
-    unit, first = ("line", 2) if source.endswith(".csv") else ("row", 1)
-    problems: list[tuple[int, str]] = []
-
-    def report(bad: pd.Series, column: str, remedy: str) -> None:
-        for row in bad.index[bad]:
-            value = str(original.at[row, column])
-            shown = "empty" if value in ("", "nan", "None", "<NA>") else repr(value)
-            problems.append((row, f"{unit} {row + first}, {column}: {shown}; {remedy}"))
-
-    checked = pd.DataFrame(index=original.index)
-    for column in ("reader", "case", "arm"):
-        text = original[column].astype("string").fillna("").str.strip()
-        report(text == "", column, "give every row one")
-        checked[column] = text.astype(str)
-    report(~checked["arm"].isin(ARMS) & (checked["arm"] != ""), "arm",
-           f"must be {' or '.join(ARMS)} (the model)")  # fmt: skip
-    numbers = original[["reading", "truth"]].apply(pd.to_numeric, errors="coerce")
-    report(~numbers["reading"].between(0, 1), "reading", "must be a number from 0 to 1")
-    report(~numbers["truth"].isin((0, 1)), "truth", "must be 0 or 1")
-
+    rows = RowChecks(table, COLUMNS, source, what="readings", remedy="Add the readers' answers.")
     key = ["reader", "case", "arm"]
+    checked = rows.texts(key)
+    unknown = ~checked["arm"].isin(ARMS) & (checked["arm"] != "")
+    rows.refuse(unknown, "arm", f"must be {' or '.join(ARMS)} (the model)")
+    numbers = rows.numbers(["reading", "truth"])
+    rows.refuse(~numbers["reading"].between(0, 1), "reading", "must be a number from 0 to 1")
+    rows.refuse(~numbers["truth"].isin((0, 1)), "truth", "must be 0 or 1")
+
     named = (checked[key] != "").all(axis=1)
     for row in checked.index[checked.duplicated(key) & named]:
         reader, case, arm = checked.loc[row, key]
-        problems.append(
-            (
-                row,
-                f"{unit} {row + first}, case: {case!r} was read by {reader!r} more than once "
-                f"{arm}; keep one reading",
-            )
-        )
+        text = f"{case!r} was read by {reader!r} more than once {arm}; keep one reading"
+        rows.refuse_row(row, "case", text)
     first_truth = numbers["truth"].groupby(checked["case"]).transform("first")
     contradicts = numbers["truth"].isin((0, 1)) & (numbers["truth"] != first_truth)
     for row in checked.index[contradicts & (checked["case"] != "")]:
-        problems.append(
-            (
-                row,
-                f"{unit} {row + first}, truth: {str(original.at[row, 'truth'])!r}, but case "
-                f"{checked.at[row, 'case']!r} has another truth further up; give a case one truth",
-            )
+        truth = str(rows.original.at[row, "truth"])
+        rows.refuse_row(
+            row,
+            "truth",
+            f"{truth!r}, but case {checked.at[row, 'case']!r} has another truth further up; give a "
+            "case one truth",
         )
-    if problems:
-        lines = [line for _, line in sorted(problems, key=lambda problem: problem[0])]
-        raise InputError(f"{source}: {len(lines)} unusable value(s) in it:\n{listing(lines)}")
+    rows.finish()
     _check_crossed(checked, source)
     checked["reading"] = numbers["reading"].astype("float64")
     checked["truth"] = numbers["truth"].astype("int64")
@@ -306,13 +263,6 @@ def gain_text(row: Mapping[Any, Any] | pd.Series) -> str:
         return f"{row['gain']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     gain, low, high = (100 * row[key] for key in ("gain", "low", "high"))
     return f"{gain:+.1f} points ({low:+.1f} to {high:+.1f})"
-
-
-def p_text(p: float) -> str:
-    """A p-value as "p = 0.023", "p < 0.001", or "not estimable"."""
-    if pd.isna(p):
-        return NOT_ESTIMABLE
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _check_crossed(checked: pd.DataFrame, source: str) -> None:

@@ -9,8 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.evaluation.bootstrap import clusters, resampled_sums
-from experiments.evaluation.predictions import POOLED
-from experiments.evaluation.summary import ROLES
+from experiments.evaluation.predictions import POOLED, ROLES
 
 
 @dataclass(frozen=True, slots=True, eq=False)

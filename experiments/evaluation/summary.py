@@ -6,12 +6,11 @@ from typing import Any
 import pandas as pd
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE, auroc_interval
-from experiments.evaluation.predictions import POOLED
+from experiments.evaluation.sets import exam_sets
 
 JSON_KEYS = (
     "model", "institution", "role", "n", "positives", "auroc", "auroc_low", "auroc_high",
 )  # fmt: skip
-ROLES = {"test": "development", "external": "external"}
 
 
 def summarise(
@@ -25,39 +24,19 @@ def summarise(
     patients resampled within institutions. Validation exams are not summarised. Models and
     institutions keep their order in `predictions` (a checked table), development ones first.
     """
-    rows: list[dict[str, Any]] = []
-
-    def add(model: str, institution: str, role: str, exams: pd.DataFrame) -> None:
+    rows = []
+    for exams in exam_sets(predictions):
         estimate = auroc_interval(
-            exams["target"],
-            exams["probability"],
-            exams["patient_id"],
+            exams.target,
+            exams.probability,
+            exams.exams["patient_id"],
             confidence=confidence,
             resamples=resamples,
             seed=seed,
-            strata=exams["institution"],
+            strata=exams.exams["institution"],
         )
-        rows.append(
-            {
-                "model": model,
-                "institution": institution,
-                "role": role,
-                "n": estimate.n,
-                "positives": estimate.positives,
-                "auroc": estimate.value,
-                "auroc_low": estimate.low,
-                "auroc_high": estimate.high,
-                "method": estimate.method,
-            }
-        )
-
-    for model, of_model in predictions.groupby("model", sort=False):
-        for split, role in ROLES.items():
-            in_role = of_model[of_model["split"] == split]
-            for institution, exams in in_role.groupby("institution", sort=False):
-                add(str(model), str(institution), role, exams)
-            if role == "external" and in_role["institution"].nunique() > 1:
-                add(str(model), POOLED, "pooled", in_role)
+        figures = {"auroc": estimate.value, "auroc_low": estimate.low, "auroc_high": estimate.high}
+        rows.append({**exams.row, **figures, "method": estimate.method})
     summary = pd.DataFrame(rows, columns=[*JSON_KEYS, "method"])
     aurocs = ["auroc", "auroc_low", "auroc_high"]
     summary[aurocs] = summary[aurocs].astype("float64")
@@ -82,6 +61,13 @@ def estimate_text(row: Mapping[Any, Any] | pd.Series) -> str:
     if pd.isna(row["auroc"]):
         return NOT_ESTIMABLE
     return f"{row['auroc']:.3f} ({row['auroc_low']:.3f}-{row['auroc_high']:.3f})"
+
+
+def p_text(p: float) -> str:
+    """A p-value as "p = 0.023", "p < 0.001", or "not estimable"."""
+    if pd.isna(p):
+        return NOT_ESTIMABLE
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def results_table(

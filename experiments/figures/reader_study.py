@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.mrmc import BOTH_RANDOM
-from experiments.evaluation.reader_study import ARMS, WITH, WITHOUT, ReaderStudy, gain_text, p_text
+from experiments.evaluation.reader_study import ARMS, WITH, WITHOUT, ReaderStudy, gain_text
+from experiments.evaluation.summary import p_text
 from experiments.figures import style
 
 # mm

@@ -20,7 +20,7 @@ from experiments.evaluation.operating import YOUDEN, operating_points
 from experiments.evaluation.ranking import ranking_table
 from experiments.evaluation.roc_bands import roc_bands
 from experiments.evaluation.subgroups import age_bands, largest_gaps, subgroup_table
-from experiments.evaluation.summary import results_table
+from experiments.evaluation.summary import p_text, results_table
 from experiments.evaluation.tripod import ANSWERED, AUTHOR, PARTLY, SOURCE, checklist
 from experiments.figures.calibration import reliability_figure
 from experiments.figures.decision import decision_figure
@@ -47,7 +47,6 @@ from experiments.figures.study_text import (
     interval,
     limits,
     number_of,
-    p_text,
     reference_set,
     tripod_answers,
 )
@@ -80,7 +79,8 @@ class Settings:
     """The numbers of the analysis that a person might change.
 
     `auroc_resamples` were drawn for `summary` and `comparisons`, `resamples` are for all else.
-    `sensitivity` is that of the second operating point, `age_edges` part the age bands,
+    `sensitivity` is that of the second operating point, `partial_auroc_from` the lowest specificity
+    and sensitivity that partial AUROCs are over, `age_edges` part the age bands,
     `decision_thresholds` are those of the decision curves, and `subgroups` further columns of the
     cohort's exams to group by, beside sex and age.
     """
@@ -90,6 +90,7 @@ class Settings:
     auroc_resamples: int
     seed: int
     sensitivity: float
+    partial_auroc_from: float
     age_edges: Sequence[float]
     decision_thresholds: Sequence[float]
     subgroups: Sequence[str] = ()
@@ -196,7 +197,10 @@ class _Made:
         self.pooled = pooled_aurocs(summary, confidence=settings.confidence)
         # numpy lets other threads run while it works
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            ranking = pool.submit(ranking_table, predictions, **options)
+            lowest = settings.partial_auroc_from
+            ranking = pool.submit(
+                ranking_table, predictions, specificity=lowest, sensitivity=lowest, **options
+            )
             decision = pool.submit(
                 decision_curves,
                 predictions,
@@ -446,7 +450,7 @@ class _Made:
                 "ranking",
                 "Further measures of ranking. Chance brings average precision to the prevalence, "
                 "and the standardised partial AUROCs to 0.5.",
-                _ranking(self.ranking),
+                _ranking(self.ranking, self.settings.partial_auroc_from),
                 self.ranking,
                 folded=True,
             )
@@ -646,7 +650,11 @@ def _heterogeneity(pooled: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _ranking(ranking: pd.DataFrame) -> pd.DataFrame:
+def _ranking(ranking: pd.DataFrame, lowest: float) -> pd.DataFrame:
+    partial = {
+        f"partial AUROC, {side} >= {lowest:.2f}": f"partial_auroc_{side}"
+        for side in ("specificity", "sensitivity")
+    }
     rows = [
         {
             "institution": row["institution"],
@@ -654,8 +662,12 @@ def _ranking(ranking: pd.DataFrame) -> pd.DataFrame:
             "exams": f"{row['n']:,}",
             "prevalence": f"{100 * row['positives'] / row['n']:.1f} %",
             "average precision": estimate(row, "average_precision"),
-            "partial AUROC, specificity >= 0.90": estimate(row, "partial_auroc_specificity"),
-            "partial AUROC, sensitivity >= 0.90": estimate(row, "partial_auroc_sensitivity"),
+            f"partial AUROC, specificity >= {lowest:.2f}": estimate(
+                row, "partial_auroc_specificity"
+            ),
+            f"partial AUROC, sensitivity >= {lowest:.2f}": estimate(
+                row, "partial_auroc_sensitivity"
+            ),
         }
         for _, row in ranking.iterrows()
     ]

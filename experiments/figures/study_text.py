@@ -8,6 +8,7 @@ import pandas as pd
 
 from experiments.evaluation.auroc import CLUSTERED, NOT_ESTIMABLE
 from experiments.evaluation.operating import YOUDEN
+from experiments.evaluation.summary import p_text
 from experiments.evaluation.tripod import Answer
 
 EXTERNAL_VALIDATION = "external_validation"
@@ -62,12 +63,6 @@ def estimate(row: Mapping[str, float] | pd.Series, name: str, digits: int = 3) -
 def number_of(count: int, noun: str) -> str:
     """ "1 model", "2,000 models"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def p_text(p: float) -> str:
-    if np.isnan(p):
-        return f"p {NOT_ESTIMABLE}"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def reference_set(table: pd.DataFrame) -> pd.DataFrame:

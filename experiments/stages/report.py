@@ -186,6 +186,7 @@ def _settings(config: DictConfig) -> Settings:
         auroc_resamples=statistics.resamples,
         seed=config.seed,
         sensitivity=statistics.sensitivity,
+        partial_auroc_from=statistics.partial_auroc_from,
         age_edges=tuple(statistics.age_edges),
         decision_thresholds=np.arange(low, high + step / 2, step).tolist(),
         subgroups=tuple(statistics.subgroups),

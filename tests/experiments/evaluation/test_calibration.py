@@ -23,7 +23,6 @@ from experiments.evaluation.calibration import (
     quantile_bins,
     recalibrated,
     reliability_curves,
-    smooth_curve,
 )
 
 SETTINGS = {"confidence": 0.95, "resamples": 400, "seed": 0}
@@ -245,16 +244,6 @@ def test_a_bin_without_positives_is_not_certain():
     low, high = proportion_confint([0, 50], [50, 50], method="wilson")
     np.testing.assert_allclose(curve["observed_low"], low, atol=1e-12)
     np.testing.assert_allclose(curve["observed_high"], high, atol=1e-12)
-
-
-def test_the_smooth_curve_follows_the_truth():
-    target, probability = simulated(20_000, 9, slope=0.5)
-    curve = smooth_curve(target, probability)
-    assert len(curve) == 101
-    middle = curve[curve["predicted"].between(0.1, 0.7)]
-    true = expit(0.5 * logit(middle["predicted"]))
-    np.testing.assert_allclose(middle["observed"], true, atol=0.06)
-    assert curve["observed"].between(0, 1).all()
 
 
 def test_intervals_cover_the_truth():

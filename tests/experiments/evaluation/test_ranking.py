@@ -90,7 +90,10 @@ def test_the_table_and_a_literal_bootstrap():
     target = (generator.random(100) < 0.3).astype(int)[patient]
     score = (target + generator.normal(size=100)[patient]).round(1)
     table = ranking_table(
-        table_of(target, score, patient), **SETTINGS | {"resamples": 4000}, specificity=0.8
+        table_of(target, score, patient),
+        **SETTINGS | {"resamples": 4000},
+        specificity=0.8,
+        sensitivity=0.9,
     )
     assert tuple(table.columns) == COLUMNS
     row = table.iloc[0]
@@ -124,6 +127,8 @@ def test_not_estimable_and_no_certainty():
             ]
         ),
         **SETTINGS,
+        specificity=0.9,
+        sensitivity=0.9,
     ).set_index("institution")
     assert list(rows["method"]) == [NOT_ESTIMABLE, BOOTSTRAP, BOOTSTRAP]
     assert np.isnan(rows.at["one positive", "average_precision"])

@@ -22,6 +22,7 @@ SETTINGS = Settings(
     auroc_resamples=50,
     seed=3,
     sensitivity=0.9,
+    partial_auroc_from=0.9,
     age_edges=(50, 65),
     decision_thresholds=(0.05, 0.1, 0.2, 0.3),
 )

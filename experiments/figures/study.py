@@ -662,12 +662,7 @@ def _ranking(ranking: pd.DataFrame, lowest: float) -> pd.DataFrame:
             "exams": f"{row['n']:,}",
             "prevalence": f"{100 * row['positives'] / row['n']:.1f} %",
             "average precision": estimate(row, "average_precision"),
-            f"partial AUROC, specificity >= {lowest:.2f}": estimate(
-                row, "partial_auroc_specificity"
-            ),
-            f"partial AUROC, sensitivity >= {lowest:.2f}": estimate(
-                row, "partial_auroc_sensitivity"
-            ),
+            **{heading: estimate(row, name) for heading, name in partial.items()},
         }
         for _, row in ranking.iterrows()
     ]

@@ -38,23 +38,15 @@ class Site:
 
     `exams`: the manifest's rows that have an input of the study, with split, target and, for each
     input, its row in the store (`ecg_row`, `cxr_row`; `bnp_row` is 0), -1 where the exam lacks it.
-    `stores` holds the packed signals and films, by input. `flow`: how many exams came in and how
-    many went where.
+    `inputs` are the study's, any of which an exam may lack where there are several; `stores` holds
+    the packed signals and films, by input. `flow`: how many exams came in and how many went where.
     """
 
     name: str
     exams: pd.DataFrame
+    inputs: tuple[str, ...]
     stores: dict[str, Store | ImageStore]
     flow: dict[str, int]
-
-    @property
-    def inputs(self) -> list[str]:
-        """The study's inputs, which an exam may lack."""
-        return [
-            column.removesuffix("_row")
-            for column in map(str, self.exams.columns)
-            if column.endswith("_row")
-        ]
 
     def exams_with(self, input: str) -> pd.DataFrame:
         """The exams that have the input, with `row` in its store."""
@@ -260,7 +252,7 @@ def _site(
                 f"{FILES[input]} left out:\n"
                 + listing([f"{r.exam_id}: {r.reason}" for r in store.skipped.itertuples()])
             )
-    return Site(name, exams, stores, flow)
+    return Site(name, exams, inputs, stores, flow)
 
 
 def _pack(

@@ -38,9 +38,10 @@ def site(name: str, exams: int = 80, seed: int = 0) -> Site:
             "ecg_row": np.arange(exams),
             "cxr_row": np.where(rng.random(exams) < 0.7, 0, -1),
             "bnp_row": np.where(rng.random(exams) < 0.6, 0, -1),
+            "ward_row": "a hospital's own column",
         }
     )
-    return Site(name, table, {}, {})
+    return Site(name, table, ("ecg", "cxr", "bnp"), {}, {})
 
 
 def untracked() -> Tracking:

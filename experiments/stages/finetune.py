@@ -72,6 +72,7 @@ def finetune(
         Path(config.cache) / "stages",
         "finetune",
         {
+            "name": name,  # the checkpoint tells it
             "model": {"classifier": model["classifier"], "network": network},
             "target": config.target,
             "finetune": settings,

@@ -40,6 +40,7 @@ def fit_logistic(
         Path(config.cache) / "stages",
         "logistic",
         {
+            "name": name,  # the checkpoint tells it
             "classifier": model["classifier"],
             "target": config.target,
             "bnp": plain(config.bnp),

@@ -620,6 +620,8 @@ class _Made:
             self.study,
             self.summary,
             titles,
+            pooled=self.pooled,
+            calibration=self.calibration,
             development=self.development,
             external=self.external,
         )

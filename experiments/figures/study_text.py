@@ -277,24 +277,26 @@ def tripod_answers(
     summary: pd.DataFrame,
     sections: Mapping[str, str],
     *,
+    pooled: pd.DataFrame,
+    calibration: pd.DataFrame,
     development: Sequence[str],
     external: Sequence[str],
 ) -> dict[str, Answer]:
-    """Answers by item. `sections` maps those sections that the report has to their titles."""
+    """Answers by item. `sections` maps those sections that the report has to their titles.
+
+    What is not estimable in `pooled` (of `pooled_aurocs`) or `calibration` (of
+    `calibration_table`) is not claimed.
+    """
     titles = sections
     institutions = f"{len(development)} development and {len(external)} external institutions"
     models = ", ".join(summary["model"].unique())
     answers: dict[str, Answer] = {
-        "12d": Answer(
-            titles["results"], "random-effects meta-analysis of the institutions' AUROCs"
-        ),
         "12e": Answer(
             titles["results"],
             "AUROC, average precision, measures at operating points, calibration, net benefit; "
             "paired comparisons with Holm's correction",
         ),
         "23a": Answer(titles["results"], "tables and figures with intervals"),
-        "23b": Answer(titles["results"], "I squared, tau squared and prediction interval"),
         "26": Answer(titles["limits"], "those that the figures show", complete=False),
         "4": Answer(
             titles["question"],
@@ -305,10 +307,15 @@ def tripod_answers(
         "6a": Answer(titles["protocol"], institutions, complete=False),
         "21": Answer(titles["results"], "exams and positive ones of each institution and split"),
     }
+    if pooled["auroc"].notna().any():
+        text = "random-effects meta-analysis of the institutions' AUROCs"
+        answers["12d"] = Answer(titles["results"], text)
+        interval = " and prediction interval" if pooled["predicted_low"].notna().any() else ""
+        answers["23b"] = Answer(titles["results"], f"I squared, tau squared{interval}")
     if study.rule:
         answers["8a"] = Answer(titles["question"], study.rule, complete=False)
     if study.preprocessing:
-        text = "; ".join(study.preprocessing)
+        text = "; ".join(f"{name}: {told}" for name, told in study.preprocessing.items())
         answers["7"] = Answer(titles["protocol"], f"the same for all patients: {text}")
         answers["12b"] = Answer(titles["protocol"], text)
         answers["9b"] = Answer(titles["protocol"], f"inputs: {text}", complete=False)
@@ -323,9 +330,11 @@ def tripod_answers(
         answers["12c"] = Answer(titles["question"], text, complete=False)
     if study.commit:
         answers["18f"] = Answer(titles["repeat"], f"commit {study.commit}", complete=False)
+    if study.protocol:
         text = "checkpoints on the launch's runs, applied by python -m experiments.predict"
         answers["22"] = Answer(titles["repeat"], text, complete=False)
-    if "calibration" in titles:
+    after = calibration[calibration["recalibration"] != "none"]
+    if "calibration" in titles and after["brier"].notna().any():
         text = "Platt and isotonic recalibration on development data, before and after"
         answers["12f"] = Answer(titles["calibration"], text)
         answers["24"] = Answer(titles["calibration"], "performance after recalibration")

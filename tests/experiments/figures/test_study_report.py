@@ -214,7 +214,20 @@ def test_the_checklist_names_sections_that_are_there(made):
     table = pd.read_csv(StringIO(made[0].tables["tripod_ai.csv"]))
     titles = set(re.findall(r"<h2>\d+\. (.*)</h2>", made[0].html))
     assert set(table["where"].dropna()) <= titles
-    assert table.set_index("item").loc["17", "status"] == "left to the author"
+    status = table.set_index("item")["status"]
+    assert status["17"] == "left to the author"
+    assert "left to the author" not in set(status[["12f", "22", "24"]])
+    # Of its two external institutions one has no AUROC, so there is nothing to pool.
+    assert set(status[["12d", "23b"]]) == {"left to the author"}
+
+
+def test_the_checklist_claims_pooling_where_there_is_some():
+    cohort, predictions = cohort_and_predictions(("home", "north", "south", "west"))
+    tables = built(predictions, cohort=cohort).tables
+    table = pd.read_csv(StringIO(tables["tripod_ai.csv"])).set_index("item")
+    assert set(table.loc[["12d", "23b"], "status"]) == {"in this report"}
+    # A prediction interval takes three institutions; one of the three has no AUROC.
+    assert not table.loc["23b"].astype(str).str.contains("prediction interval").any()
 
 
 def test_a_strangers_predictions_with_hostile_names():
@@ -240,6 +253,8 @@ def test_without_validation_exams_nothing_is_fitted():
     assert "operating_points.csv" not in evidence.tables
     calibration = pd.read_csv(StringIO(evidence.tables["calibration.csv"]))
     assert calibration.loc[calibration["recalibration"] != "none", "brier"].isna().all()
+    status = pd.read_csv(StringIO(evidence.tables["tripod_ai.csv"])).set_index("item")["status"]
+    assert set(status[["12f", "24"]]) == {"left to the author"}
 
 
 def test_an_internal_test_alone():
@@ -247,6 +262,8 @@ def test_an_internal_test_alone():
     page = Page(built(predictions, cohort=cohort).html)
     assert "of the internal test of home" in page.text
     assert "No external institution was tested" in page.text
+    table = pd.read_csv(StringIO(built(predictions, cohort=cohort).tables["tripod_ai.csv"]))
+    assert set(table.set_index("item").loc[["12d", "23b"], "status"]) == {"left to the author"}
 
 
 def test_leave_site_out_takes_thresholds_from_its_folds():

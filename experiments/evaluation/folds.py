@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.evaluation.calibration import (
+    COLUMNS,
     METHODS,
     calibration_table,
     recalibrated,
@@ -18,6 +19,8 @@ from experiments.evaluation.calibration import (
 from experiments.evaluation.operating import YOUDEN, operating_points, sensitivity_threshold
 from experiments.evaluation.sets import validation_exams
 from experiments.evaluation.threshold import youden_threshold
+
+_TEST_SET = ("model", "institution", "role", "n", "positives")
 
 
 def operating_points_of_folds(
@@ -81,19 +84,30 @@ def operating_points_of_folds(
 def calibration_of_folds(
     folds: Sequence[pd.DataFrame], *, confidence: float, resamples: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """As `calibration_table` and `reliability_curves`, of all folds' external exams."""
-    tables, curves = [], []
-    for method in METHODS:
-        parts = [recalibrated(fold)[method] for fold in folds]
-        together = pd.concat(parts, ignore_index=True)
-        external = _ordered(together[together["split"] == "external"], folds)
-        if external.empty:
+    """As `calibration_table` and `reliability_curves`, of all folds' external exams.
+
+    A model's recalibration may be impossible in some folds: test sets with an exam of theirs, the
+    pooled one among them, are then not estimable and have no curve of it.
+    """
+    external = _ordered(_external(folds), folds)
+    # without validation exams no recalibration is estimable yet
+    table = calibration_table(external, confidence=confidence, resamples=resamples, seed=seed)
+    table = table.set_index([*_TEST_SET, "recalibration"])
+    curves = [reliability_curves(external, confidence=confidence, resamples=resamples, seed=seed)]
+    recalibrated_folds = [recalibrated(fold) for fold in folds]
+    for method in METHODS[1:]:
+        after = _ordered(_external([tables[method] for tables in recalibrated_folds]), folds)
+        if after.empty:
             continue
-        found = calibration_table(external, confidence=confidence, resamples=resamples, seed=seed)
-        tables.append(found[found["recalibration"] == "none"].assign(recalibration=method))
-        drawn = reliability_curves(external, confidence=confidence, resamples=resamples, seed=seed)
-        curves.append(drawn.assign(recalibration=method))
-    return pd.concat(tables, ignore_index=True), pd.concat(curves, ignore_index=True)
+        found = calibration_table(after, confidence=confidence, resamples=resamples, seed=seed)
+        found = found[found["recalibration"] == "none"].assign(recalibration=method)
+        found = found.set_index(table.index.names)
+        complete = found[found.index.isin(table.index)]  # their n is that of all exams
+        table.update(complete)
+        drawn = reliability_curves(after, confidence=confidence, resamples=resamples, seed=seed)
+        named = complete.index.to_frame(index=False)[["model", "institution", "role"]]
+        curves.append(drawn.assign(recalibration=method).merge(named))
+    return table.reset_index()[list(COLUMNS)], pd.concat(curves, ignore_index=True)
 
 
 def _external(folds: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -18,6 +18,8 @@ COLUMNS = (
     *(name + end for name in STATISTICS for end in ("", "_low", "_high")), "method",
 )  # fmt: skip
 
+_ROUNDING = 1e-12  # of statistics that are equal but for it
+
 
 def ranking_table(
     predictions: pd.DataFrame,
@@ -35,21 +37,21 @@ def ranking_table(
     chance brings to 0.5. Intervals are percentiles of the patients' bootstrap, NaN where those
     coincide. Everything is NaN where `is_estimable` says that the AUROC is not estimable either.
     """
-    limits = (1 - specificity, 1 - sensitivity)
+    limits = (1 - specificity, sensitivity)
     rows = []
     for exams in exam_sets(predictions):
         if not is_estimable(exams.target, exams.cluster):
             rows.append(exams.row | {"method": NOT_ESTIMABLE})
             continue
-        sorted_exams = _by_score(exams.target, exams.probability, exams.cluster)
+        ranked = _RankedExams.of(exams.target, exams.probability, exams.cluster)
         sizes, n = exams.stratum_sizes, exams.target.size
-        values = _statistics(sorted_exams, np.ones((1, sizes.sum()), dtype=np.int64), *limits)[0]
+        values = ranked.curves(np.ones((1, sizes.sum()), dtype=np.int64)).statistics(*limits)[0]
         drawn = resampled_patients(n, sizes, resamples, seed)
-        resampled = np.concatenate([_statistics(sorted_exams, c, *limits) for c in drawn])
+        resampled = np.concatenate([ranked.curves(c).statistics(*limits) for c in drawn])
         lows, highs = percentiles(resampled, confidence=confidence)
         row: dict[str, Any] = exams.row | {"method": BOOTSTRAP if exams.independent else CLUSTERED}
         for name, value, low, high in zip(STATISTICS, values, lows, highs, strict=True):
-            bounds = (low, high) if low < high else (np.nan, np.nan)
+            bounds = (low, high) if high - low > _ROUNDING else (np.nan, np.nan)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), (value, *bounds), strict=True))
         rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -59,7 +61,7 @@ def average_precision(target: ArrayLike, score: ArrayLike) -> float:
     """The precision at each distinct score, weighted by the recall that it adds, without
     interpolation (as scikit-learn's). NaN without a positive exam.
     """
-    return float(_average_precision(*_counts_once(target, score))[0])
+    return float(_curve(target, score).average_precision()[0])
 
 
 def partial_auroc(
@@ -77,80 +79,111 @@ def partial_auroc(
     """
     if (max_fpr is None) == (min_sensitivity is None):
         raise ValueError("give either max_fpr or min_sensitivity")
-    true, false = _counts_once(target, score)
+    curve = _curve(target, score)
     if max_fpr is not None:
-        return float(_area_up_to(_rates(false), _rates(true), max_fpr)[0])
+        return float(curve.area_up_to(max_fpr)[0])
     assert min_sensitivity is not None
-    return float(_area_of_sensitive_part(true, false, 1 - min_sensitivity)[0])
+    return float(curve.area_from(min_sensitivity)[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _SortedExams:
-    """Exams from the highest score to the lowest, and where each distinct score ends."""
+class _Curves:
+    """ROC curves where they rise: at each distinct score of a positive exam, from the highest down.
 
-    labels: NDArray[np.bool_]
-    cluster: NDArray[np.integer]
-    ends: NDArray[np.intp]
-
-
-def _by_score(labels: NDArray[np.bool_], scores: NDArray, cluster: NDArray) -> _SortedExams:
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), scores.size - 1)
-    return _SortedExams(labels[order], cluster[order], ends)
-
-
-def _counts(exams: _SortedExams, patient_counts: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
-    """Positive and negative exams down to each distinct score, [rows, scores], with each patient's
-    exams counted as often as a row of `patient_counts` says.
+    Exams counted per row (resample) and score, [rows, scores], and in all, [rows, 1].
     """
-    weights = patient_counts.take(exams.cluster, axis=1)
-    true = (weights * exams.labels).cumsum(axis=1).take(exams.ends, axis=1)
-    return true, weights.cumsum(axis=1).take(exams.ends, axis=1) - true
+
+    true: NDArray[np.int64]  # positive exams that score at least this
+    gained: NDArray[np.int64]  # positive exams that score this
+    false: NDArray[np.int64]  # negative exams that score at least this
+    tied: NDArray[np.int64]  # negative exams that score this
+    positives: NDArray[np.int64]
+    negatives: NDArray[np.int64]
+
+    def statistics(self, max_fpr: float, min_sensitivity: float) -> NDArray[np.float64]:
+        """STATISTICS [rows, 3]."""
+        columns = [
+            self.average_precision(),
+            self.area_up_to(max_fpr),
+            self.area_from(min_sensitivity),
+        ]
+        return np.stack(columns, axis=1)
+
+    def average_precision(self) -> NDArray[np.float64]:
+        precision = self.true / np.maximum(self.true + self.false, 1)
+        return _share((self.gained * precision).sum(axis=1), self.positives)
+
+    def area_up_to(self, max_fpr: float) -> NDArray[np.float64]:
+        """McClish's standardised area [rows] over false positive rates up to `max_fpr`."""
+        # each step of the curve raises all of the range that lies right of it
+        right = np.maximum(max_fpr * self.negatives - self.false + self.tied, 0.0)
+        inside = np.minimum(right, self.tied)
+        share = np.divide(inside, self.tied, out=np.ones(inside.shape), where=self.tied > 0)
+        area = (self.gained * share * (right - inside / 2)).sum(axis=1)
+        return _standardised(_share(area, self.positives * self.negatives), max_fpr)
+
+    def area_from(self, min_sensitivity: float) -> NDArray[np.float64]:
+        """McClish's standardised area [rows] over sensitivities of at least `min_sensitivity`."""
+        inside = np.clip(self.true - min_sensitivity * self.positives, 0.0, self.gained)
+        share = np.divide(inside, self.gained, out=np.zeros(inside.shape), where=self.gained > 0)
+        right = self.negatives - self.false + self.tied * share / 2
+        area = (inside * right).sum(axis=1)
+        return _standardised(_share(area, self.positives * self.negatives), 1 - min_sensitivity)
 
 
-def _counts_once(target: ArrayLike, score: ArrayLike) -> tuple[NDArray, NDArray]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _RankedExams:
+    """The patients of the exams of each class, from the highest score to the lowest, and how many
+    exams score at least, or above, each distinct score of a positive exam.
+    """
+
+    positive_cluster: NDArray[np.integer]
+    negative_cluster: NDArray[np.integer]
+    positives: NDArray[np.intp]
+    negatives: NDArray[np.intp]
+    negatives_above: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, labels: NDArray[np.bool_], scores: NDArray, cluster: NDArray) -> "_RankedExams":
+        order = np.argsort(-scores, kind="stable")
+        labels, falling, cluster = labels[order], -scores[order], cluster[order]
+        distinct, exams = np.unique(falling[labels], return_counts=True)
+        above, up_to = (np.searchsorted(falling[~labels], distinct, s) for s in ("left", "right"))
+        return cls(cluster[labels], cluster[~labels], exams.cumsum(), up_to, above)
+
+    def curves(self, patient_counts: NDArray[np.int64]) -> _Curves:
+        """With each patient's exams counted as often as a row of `patient_counts` says."""
+        positives = _running_sums(patient_counts, self.positive_cluster)
+        negatives = _running_sums(patient_counts, self.negative_cluster)
+        true, false = positives.take(self.positives, axis=1), negatives.take(self.negatives, axis=1)
+        return _Curves(
+            true,
+            np.diff(true, axis=1, prepend=0),
+            false,
+            false - negatives.take(self.negatives_above, axis=1),
+            positives[:, -1:],
+            negatives[:, -1:],
+        )
+
+
+def _curve(target: ArrayLike, score: ArrayLike) -> _Curves:
     labels, scores = np.asarray(target).astype(bool), np.asarray(score, dtype=np.float64)
-    exams = _by_score(labels, scores, np.arange(labels.size))
-    return _counts(exams, np.ones((1, labels.size), dtype=np.int64))
+    once = np.ones((1, labels.size), dtype=np.int64)
+    return _RankedExams.of(labels, scores, np.arange(labels.size)).curves(once)
 
 
-def _statistics(
-    exams: _SortedExams, patient_counts: NDArray[np.int64], max_fpr: float, max_fnr: float
-) -> NDArray[np.float64]:
-    """STATISTICS [rows, 3]."""
-    true, false = _counts(exams, patient_counts)
-    columns = [
-        _average_precision(true, false),
-        _area_up_to(_rates(false), _rates(true), max_fpr),
-        _area_of_sensitive_part(true, false, max_fnr),
-    ]
-    return np.stack(columns, axis=1)
+def _running_sums(patient_counts: NDArray[np.int64], cluster: NDArray) -> NDArray[np.int64]:
+    """The counts of the first 0, 1, ... exams' patients together, [rows, exams + 1]."""
+    sums = np.zeros((len(patient_counts), cluster.size + 1), dtype=np.int64)
+    patient_counts.take(cluster, axis=1).cumsum(axis=1, out=sums[:, 1:])
+    return sums
 
 
-def _average_precision(true: NDArray, false: NDArray) -> NDArray[np.float64]:
-    called = true + false
-    precision = np.divide(true, called, out=np.zeros(true.shape), where=called > 0)
-    gained = np.diff(_rates(true), axis=1)
-    return np.asarray((gained * precision).sum(axis=1))
+def _share(part: NDArray[np.float64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`part` [rows] of `whole` [rows, 1], NaN where that is 0."""
+    return part / np.where(whole[:, 0] > 0, whole[:, 0], np.nan)
 
 
-def _rates(counts: NDArray) -> NDArray[np.float64]:
-    """Shares of the last count, from 0 on, [rows, scores + 1]; NaN where that is 0."""
-    total = np.where(counts[:, -1:] > 0, counts[:, -1:], np.nan)
-    return np.concatenate([np.zeros((len(counts), 1)), counts / total], axis=1)
-
-
-def _area_of_sensitive_part(true: NDArray, false: NDArray, max_fnr: float) -> NDArray[np.float64]:
-    """As `_area_up_to` of the curve with the classes' parts, and the order of exams, exchanged."""
-    return _area_up_to(1 - _rates(true)[:, ::-1], 1 - _rates(false)[:, ::-1], max_fnr)
-
-
-def _area_up_to(x: NDArray, y: NDArray, end: float) -> NDArray[np.float64]:
-    """McClish's standardised area under each row's curve, for x from 0 to `end`."""
-    width = np.diff(x, axis=1)
-    inside = np.clip(end - x[:, :-1], 0.0, width)
-    share = np.divide(inside, width, out=np.zeros(width.shape), where=width > 0)
-    height = y[:, :-1] + np.diff(y, axis=1) * share / 2
-    area = (inside * height).sum(axis=1)
-    chance = end**2 / 2
-    return np.asarray(0.5 * (1 + (area - chance) / (end - chance)))
+def _standardised(area: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    chance = width**2 / 2
+    return np.asarray(0.5 * (1 + (area - chance) / (width - chance)))

@@ -4,9 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.evaluation.calibration import calibration_table, reliability_curves
+from experiments.evaluation.auroc import NOT_ESTIMABLE
+from experiments.evaluation.calibration import (
+    COLUMNS,
+    METHODS,
+    calibration_table,
+    reliability_curves,
+)
 from experiments.evaluation.folds import calibration_of_folds, operating_points_of_folds
 from experiments.evaluation.operating import operating_points
+from experiments.evaluation.predictions import POOLED
 
 SETTINGS = {"confidence": 0.95, "resamples": 50, "seed": 3}
 
@@ -87,5 +94,38 @@ def test_recalibration_comes_from_each_folds_own_validation_exams(folds):
 def test_without_validation_exams_nothing_is_estimable(folds):
     without = [one[one["split"] == "external"] for one in folds]
     assert operating_points_of_folds(without, sensitivity=0.9, **SETTINGS)["tp"].isna().all()
-    table, _ = calibration_of_folds(without, **SETTINGS)
-    assert set(table["recalibration"]) == {"none"}
+    table, curves = calibration_of_folds(without, **SETTINGS)
+    before = table["recalibration"] == "none"
+    assert before.sum() == 6
+    assert table.loc[before, "brier"].notna().all()
+    assert set(table.loc[~before, "method"]) == {NOT_ESTIMABLE}
+    assert set(curves["recalibration"]) == {"none"}
+
+
+def test_a_recalibration_is_pooled_only_where_all_folds_have_it():
+    """Of `cnn` the third fold has one class to fit on, and of `mae` separated ones (no Platt)."""
+    first, second, third = fold("a", "bc", 0), fold("b", "ac", 1), fold("c", "ab", 2)
+    validation, cnn = third["split"] == "val", third["model"] == "cnn"
+    separated = np.where(third["target"] == 1, 0.9, 0.1)
+    third["probability"] = third["probability"].mask(validation & ~cnn, separated)
+    third = third[~(validation & cnn & (third["target"] == 1))]
+    table, curves = calibration_of_folds([first, second, third], **SETTINGS)
+    assert tuple(table.columns) == COLUMNS
+
+    whole = {("mae", "none"), ("mae", "isotonic"), ("cnn", "none")}
+    for model in ("mae", "cnn"):
+        for method in METHODS:
+            of_both = (table["model"] == model) & (table["recalibration"] == method)
+            own = table[of_both].set_index("institution")
+            assert list(own.index) == ["a", "b", "c", POOLED]
+            assert list(own["n"]) == [80, 80, 80, 240]
+            assert list(own["positives"]) == [20, 20, 20, 60]
+            estimated = [True, True, *[(model, method) in whole] * 2]
+            assert list(own["brier"].notna()) == estimated
+            assert list(own["method"] != NOT_ESTIMABLE) == estimated
+            figures = own.loc[~np.array(estimated), list(COLUMNS[6:-1])]
+            assert figures.isna().to_numpy().all()
+            drawn = curves[(curves["model"] == model) & (curves["recalibration"] == method)]
+            assert set(drawn["institution"]) == set(own.index[estimated])
+            pooled = drawn[drawn["role"] == "pooled"]
+            assert pooled["n"].sum() == (240 if (model, method) in whole else 0)

@@ -62,6 +62,21 @@ def test_partial_areas_are_procs():
         assert area == pytest.approx(published, abs=5e-6)
 
 
+def test_a_score_shared_by_both_classes_is_one_sloped_step():
+    """By hand: from (0, 1/4) to (1/2, 3/4), and the last positive exam below all others."""
+    target, score = [1, 1, 0, 1, 0, 0, 0, 1], [3, 2, 2, 2, 2, 1, 1, 0]
+    assert average_precision(target, score) == pytest.approx((1 + 2 * 3 / 5 + 4 / 8) / 4)
+    assert average_precision(target, score) == pytest.approx(average_precision_score(target, score))
+    area, chance = 0.25 * (0.25 + 0.5) / 2, 0.25**2 / 2
+    assert partial_auroc(target, score, max_fpr=0.25) == pytest.approx(
+        0.5 * (1 + (area - chance) / (0.25 - chance))
+    )
+    area, chance = 0.25 * (0.75 + 0.5) / 2, 0.5**2 / 2  # over sensitivities of 1/2 to 3/4
+    assert partial_auroc(target, score, min_sensitivity=0.5) == pytest.approx(
+        0.5 * (1 + (area - chance) / (0.5 - chance))
+    )
+
+
 def test_perfect_and_useless():
     target = np.repeat([1, 0], [5, 20])
     for option in ({"max_fpr": 0.1}, {"min_sensitivity": 0.9}):
@@ -135,3 +150,30 @@ def test_not_estimable_and_no_certainty():
     perfect = rows.loc["perfect"]
     assert perfect["average_precision"] == 1
     assert np.isnan([perfect["average_precision_low"], perfect["average_precision_high"]]).all()
+
+
+@pytest.mark.parametrize("n", [99, 500])
+def test_all_scores_tied_claim_no_certainty(n):
+    """Partial AUROCs are 0.5 in every resample, but for rounding."""
+    target = (np.arange(n) % 5 == 0).astype(int)
+    row = ranking_table(
+        table_of(target, np.zeros(n), np.arange(n)), **SETTINGS, specificity=0.9, sensitivity=0.9
+    ).iloc[0]
+    for name in ("partial_auroc_specificity", "partial_auroc_sensitivity"):
+        assert row[name] == pytest.approx(0.5)
+        assert np.isnan([row[f"{name}_low"], row[f"{name}_high"]]).all()
+    assert row["average_precision_low"] < row["average_precision"] < row["average_precision_high"]
+
+
+def test_resamples_without_a_class_are_left_out():
+    """Two patients of five are positive: a resample of five has none of them in 8 % of draws."""
+    target, patient = np.array([1, 1, 0, 0, 0]), np.arange(5)
+    row = ranking_table(
+        table_of(target, np.array([0.3, 0.1, 0.3, 0.0, -1.0]), patient),
+        **SETTINGS,
+        specificity=0.5,
+        sensitivity=0.5,
+    ).iloc[0]
+    assert row["average_precision"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert 0 < row["average_precision_low"] < row["average_precision_high"] == 1
+    assert 0 <= row["partial_auroc_sensitivity_low"] < row["partial_auroc_sensitivity_high"] <= 1

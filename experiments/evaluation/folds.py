@@ -5,17 +5,19 @@ are applied to its own external institution; then all external exams are one tes
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from experiments.evaluation.calibration import COLUMNS as CALIBRATION_COLUMNS
 from experiments.evaluation.calibration import (
-    COLUMNS,
     METHODS,
     calibration_table,
     recalibrated,
     reliability_curves,
 )
+from experiments.evaluation.operating import COLUMNS as OPERATING_COLUMNS
 from experiments.evaluation.operating import YOUDEN, operating_points, sensitivity_threshold
 from experiments.evaluation.sets import validation_exams
 from experiments.evaluation.threshold import youden_threshold
@@ -33,13 +35,15 @@ def operating_points_of_folds(
 ) -> pd.DataFrame:
     """As `operating_points`, of all folds' external exams; `folds` are their predictions tables.
 
-    `threshold` is that of the institution's fold, NaN in the pooled row, where it differs.
+    `threshold` is that of the institution's fold, NaN in the pooled row, where it differs. Test
+    sets with an exam of a fold without a threshold, the pooled one among them, are not estimable.
     """
     fixed = f"sensitivity {sensitivity:.2f}"
+    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
     called: dict[str, list[pd.DataFrame]] = {YOUDEN: [], fixed: []}
     thresholds: dict[tuple[str, str, str], float] = {}
     for fold in folds:
-        external = fold[fold["split"] == "external"]
+        external = _external([fold])
         for model, exams in validation_exams(fold).items():
             target, probability = exams["target"], exams["probability"]
             for point, threshold in (
@@ -51,34 +55,22 @@ def operating_points_of_folds(
                 called[point].append(part.assign(probability=positive))
                 for institution in part["institution"].unique():
                     thresholds[model, institution, point] = threshold
-    tables = []
+    # without validation exams there is no threshold yet
+    table = operating_points(_ordered(_external(folds), folds), sensitivity=sensitivity, **options)
+    table = table.set_index([*_TEST_SET, "operating_point"])
     for point, parts in called.items():
         if not parts:
             continue
-        verdicts = _ordered(pd.concat(parts, ignore_index=True), folds)
-        table = operating_points(
-            verdicts,
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
-            thresholds=dict.fromkeys(verdicts["model"].unique(), 0.5),
-        )
-        keys = zip(table["model"], table["institution"], strict=True)
-        tables.append(
-            table.assign(
-                operating_point=point,
-                threshold=[thresholds.get((*key, point), np.nan) for key in keys],
-            )
-        )
-    if not tables:
-        return operating_points(
-            _external(folds),
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
-            sensitivity=sensitivity,
-        )
-    return pd.concat(tables, ignore_index=True)
+        verdicts = pd.concat(parts, ignore_index=True)
+        cut = dict.fromkeys(verdicts["model"].unique(), 0.5)
+        found = operating_points(verdicts, thresholds=cut, **options)
+        keys = zip(found["model"], found["institution"], strict=True)
+        found = found.assign(
+            operating_point=point,
+            threshold=[thresholds.get((*key, point), np.nan) for key in keys],
+        ).set_index(table.index.names)
+        table.update(found[found.index.isin(table.index)])  # their n is that of all exams
+    return table.reset_index()[list(OPERATING_COLUMNS)]
 
 
 def calibration_of_folds(
@@ -107,7 +99,7 @@ def calibration_of_folds(
         drawn = reliability_curves(after, confidence=confidence, resamples=resamples, seed=seed)
         named = complete.index.to_frame(index=False)[["model", "institution", "role"]]
         curves.append(drawn.assign(recalibration=method).merge(named))
-    return table.reset_index()[list(COLUMNS)], pd.concat(curves, ignore_index=True)
+    return table.reset_index()[list(CALIBRATION_COLUMNS)], pd.concat(curves, ignore_index=True)
 
 
 def _external(folds: Sequence[pd.DataFrame]) -> pd.DataFrame:

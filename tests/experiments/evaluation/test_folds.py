@@ -129,3 +129,13 @@ def test_a_recalibration_is_pooled_only_where_all_folds_have_it():
             assert set(drawn["institution"]) == set(own.index[estimated])
             pooled = drawn[drawn["role"] == "pooled"]
             assert pooled["n"].sum() == (240 if (model, method) in whole else 0)
+
+
+def test_operating_points_are_pooled_only_where_all_folds_have_a_threshold(folds):
+    first, second = folds
+    no_cnn = (second["model"] == "cnn") & (second["split"] == "val") & (second["target"] == 1)
+    table = operating_points_of_folds([first, second[~no_cnn]], sensitivity=0.9, **SETTINGS)
+    assert table["tp"].dtype == "Int64"
+    known = table.groupby(["model", "institution"])["tp"].count()
+    assert known["cnn"].to_dict() == {"a": 2, "b": 0, POOLED: 0}
+    assert known["mae"].to_dict() == {"a": 2, "b": 2, POOLED: 2}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 
 Line = str | tuple[float, tuple[float, ...]]  # one of matplotlib's line styles
 
@@ -16,9 +17,16 @@ INK = "#1a1a1a"
 FAINT = "#767676"
 RULE = "#d0d0d0"
 
-# DejaVu Sans comes with matplotlib, so figures look the same on every machine.
+# DejaVu Sans comes with matplotlib, so figures look the same on every machine; for the scripts that
+# it lacks, one of these where it is installed.
+_ASIAN = (
+    "Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "Hiragino Sans", "Yu Gothic", "MS Gothic",
+    "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK KR", "Malgun Gothic",
+)  # fmt: skip
+_INSTALLED = set(get_font_names())
+FONTS = ["DejaVu Sans", *[name for name in _ASIAN if name in _INSTALLED]]
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": FONTS,
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
@@ -84,6 +92,4 @@ def axes_mm(figure: Figure, left: float, bottom: float, width: float, height: fl
 
 def show_ticks(axes: Axes, size: float = 7.0) -> None:
     """Ticks in the style; matplotlib makes them when it draws, outside the style's context."""
-    axes.tick_params(
-        labelsize=size, labelfontfamily="DejaVu Sans", width=0.6, length=2.5, labelcolor=INK
-    )
+    axes.tick_params(labelsize=size, labelfontfamily=FONTS, width=0.6, length=2.5, labelcolor=INK)

@@ -1,5 +1,6 @@
 """The shared look."""
 
+import io
 from itertools import pairwise
 
 import matplotlib
@@ -30,8 +31,20 @@ def test_nothing_global_changes():
 
 
 def test_the_font_comes_with_matplotlib():
-    path = findfont(style.STYLE["font.family"], fallback_to_default=False)
+    path = findfont(style.FONTS[0], fallback_to_default=False)
     assert path.startswith(matplotlib.get_data_path())
+
+
+@pytest.mark.skipif(len(style.FONTS) == 1, reason="no font with Japanese letters is installed")
+def test_japanese_names_are_drawn(recwarn):
+    with style.look():
+        figure = style.new_figure(60, 30)
+        figure.text(0.1, 0.5, "東京大学医学部附属病院")
+        figure.add_axes((0.5, 0.5, 0.4, 0.4)).set_xticks([0.5], ["旭中央病院"])
+        style.show_ticks(figure.axes[0])
+        figure.savefig(io.BytesIO(), format="svg")
+        figure.savefig(io.BytesIO(), format="png")
+    assert not [str(w.message) for w in recwarn if "missing from font" in str(w.message)]
 
 
 def test_millimetres():

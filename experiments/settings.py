@@ -93,6 +93,11 @@ def _check_statistics(config: DictConfig) -> None:
             f"statistics.decision_thresholds={grid}: give the lowest, the highest and the step, "
             "all between 0 and 1."
         )
+    if config.statistics.subgroups and not config.models:
+        raise InputError(
+            f"statistics.subgroups={plain(config.statistics.subgroups)}: these are columns of the "
+            "manifests, and predictions that are handed in come without. Leave it out."
+        )
     taken = {"institution", "exam_id", "patient_id", "split", "target", "age_years", "sex"}
     for column in config.statistics.subgroups:
         if column in taken:

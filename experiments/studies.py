@@ -1,6 +1,7 @@
 """The protocols: each puts the stages in order and leaves its results on the parent run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from experiments.stages.cohort import (
 )
 from experiments.stages.evaluate import evaluate
 from experiments.stages.fuse import check_fusion, fuse
-from experiments.stages.readers import report_readers, simulate_readers
-from experiments.stages.report import Ceilings, Outcome, Results, report
+from experiments.stages.pretrain import Pretrained
+from experiments.stages.readers import judge_readers, report_readers, simulate_readers
+from experiments.stages.report import Ceilings, Judged, Outcome, Results, judge, report
 from experiments.stages.train import train_models
 from experiments.tracking import Tracking
 from lightning_modules.checkpoint import CLASSIFIERS
@@ -36,12 +38,14 @@ SUFFIX = {"ecg": "", "cxr": ".cxr"}
 
 def external_validation(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
     """Train on development institutions, test on their held-out patients and on external ones."""
-    return _external_validation(config, tracking, run)[0]
+    results, judged = _external_validation(config, tracking, run)
+    report(config, judged, tracking, run, pretrained=_by_fold({"": results}))
+    return judged.outcome
 
 
 def _external_validation(
     config: DictConfig, tracking: Tracking, run: str | None
-) -> tuple[Outcome, Results]:
+) -> tuple[Results, Judged]:
     sites = prepare(config)
     roles = roles_of(config, list(sites))
     _describe(config, tracking, run, sites, roles)
@@ -50,8 +54,7 @@ def _external_validation(
     if config.fusion is not None:
         check_fusion(config, development, external)
     results = _train_and_test(config, development, external, tracking, run)
-    outcome = report(config, results, sites, _ceilings(config), tracking, run, roles=roles)
-    return outcome, results
+    return results, judge(config, results, sites, roles, _ceilings(config), tracking, run)
 
 
 def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
@@ -71,11 +74,13 @@ def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> O
         if config.fusion is not None:
             check_fusion(config, *in_fold)
     best = _ceilings(config)
-    results = [_fold(config, fold, sites, best, tracking, run) for fold in chosen]
+    results = {fold.name: _fold(config, fold, sites, best, tracking, run) for fold in chosen}
+    of_folds = list(results.values())
     # Development exams come back in every fold, predicted by another model each time.
-    held_out = {fold.name: sites[fold.name] for fold in chosen}
-    pooled = Results.external_of(results)
-    return report(config, pooled, held_out, best, tracking, run, folds=results)
+    held_out = {name: sites[name] for name in results}
+    judged = judge(config, Results.external_of(of_folds), held_out, None, best, tracking, run)
+    report(config, judged, tracking, run, folds=of_folds, pretrained=_by_fold(results))
+    return judged.outcome
 
 
 def compare(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
@@ -97,7 +102,9 @@ def compare(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
                 f"{one} and {other} have no tested exam in common (by institution, split and "
                 "exam_id): there is nothing to compare. Predict the same exams with both."
             )
-    return report(config, Results(predictions), {}, None, tracking, run)
+    judged = judge(config, Results(predictions), {}, None, None, tracking, run)
+    report(config, judged, tracking, run)
+    return judged.outcome
 
 
 def reader_study(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
@@ -105,15 +112,27 @@ def reader_study(config: DictConfig, tracking: Tracking, run: str | None) -> Out
     own predictions."""
     if config.readers.table is not None:
         readings = read_readings(Path(config.readers.table))
-        return report_readers(config, readings, None, tracking, run)
-    _, results = _external_validation(config, tracking, run)
+        of_readers = judge_readers(config, readings, None, tracking, run)
+        report_readers(config, of_readers, tracking, run)
+        return of_readers.outcome
+    results, judged = _external_validation(config, tracking, run)
     with tracking.run(
         "readers (simulated)",
         parent=run,
         tags={"stage": "readers", "model": config.fusion.name},
-    ) as of_readers:
+    ) as child:
         readings, truth = simulate_readers(config, results.predictions)
-        return report_readers(config, readings, truth, tracking, of_readers)
+        of_readers = judge_readers(config, readings, truth, tracking, child)
+    simulated = f"{judged.simulated} {of_readers.outcome.caption}".strip()
+    report(
+        config,
+        replace(judged, simulated=simulated),
+        tracking,
+        run,
+        pretrained=_by_fold({"": results}),
+        readers=of_readers.blocks,
+    )
+    return of_readers.outcome
 
 
 PROTOCOLS = {
@@ -145,7 +164,7 @@ def _fold(
             config, _of(sites, fold.development), _of(sites, fold.external), tracking, of_fold
         )
         roles = Roles(fold.development, fold.external)
-        report(config, results, sites, best, tracking, of_fold, roles=roles, whole=False)
+        judge(config, results, sites, roles, best, tracking, of_fold)
     return results
 
 
@@ -161,10 +180,16 @@ def _train_and_test(
         evaluate(config, name, of.checkpoint, development, external) for name, of in trained.items()
     ]
     predictions = pd.concat(tested, ignore_index=True)
+    pretrained = next((of.pretrained for of in trained.values() if of.pretrained), None)
     if config.fusion is None:
-        return Results(predictions)
+        return Results(predictions, pretrained=pretrained)
     fused, subsets = fuse(config, trained, predictions, development, tracking, run)
-    return Results(pd.concat([predictions, fused], ignore_index=True), subsets)
+    return Results(pd.concat([predictions, fused], ignore_index=True), subsets, pretrained)
+
+
+def _by_fold(results: Mapping[str, Results]) -> dict[str, Pretrained]:
+    """What was pretrained, by the institution held out."""
+    return {name: of.pretrained for name, of in results.items() if of.pretrained is not None}
 
 
 def _of(sites: Mapping[str, Site], names: Sequence[str]) -> list[Site]:

@@ -15,6 +15,7 @@ from scipy.stats import norm
 
 from experiments.evaluation.auroc import CLUSTERED, NOT_ESTIMABLE
 from experiments.evaluation.bootstrap import percentiles
+from experiments.evaluation.predictions import logit_of
 from experiments.evaluation.proportion import wilson_interval
 from experiments.evaluation.sets import ExamSet, exam_sets, validation_exams
 
@@ -33,8 +34,6 @@ CURVE_COLUMNS = (
 )  # fmt: skip
 
 Recalibration = Callable[[NDArray], NDArray]
-
-_CLIP = 1e-7  # the logit of probabilities as near to 0 and 1 as float32 keeps apart
 
 
 def calibration_table(
@@ -151,7 +150,7 @@ def recalibrated(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for model, exams in predictions.groupby("model", sort=False):
             if method in recalibrations[str(model)]:
                 new = recalibrations[str(model)][method](exams["probability"].to_numpy())
-                parts.append(exams.assign(logit=_logit(new), probability=new))
+                parts.append(exams.assign(logit=logit_of(new), probability=new))
         tables[method] = pd.concat(parts) if parts else predictions.iloc[:0]
     return tables
 
@@ -199,7 +198,7 @@ def logistic_calibration(
     1e-7 .. 1 - 1e-7. NaN where a class is missing, the classes are separated or the probabilities
     all alike; of these only the first leaves the intercept NaN.
     """
-    y, x = np.asarray(target, dtype=np.float64), _logit(probability)
+    y, x = np.asarray(target, dtype=np.float64), logit_of(probability)
     if not 0 < y.sum() < y.size:
         return (np.nan, np.nan), (np.nan, np.nan)
     shift = _intercept(y, x)
@@ -223,7 +222,7 @@ class _Calibration:
     @classmethod
     def of(cls, exams: ExamSet, recalibrate: Recalibration) -> "_Calibration":
         y, p = exams.target.astype(np.float64), recalibrate(exams.probability)
-        x, bins = _logit(p), quantile_bins(p)
+        x, bins = logit_of(p), quantile_bins(p)
         (slope, slope_error), (intercept, intercept_error) = logistic_calibration(y, p)
         parts = murphy(y, p, bins)
         brier = float(np.square(p - y).mean())
@@ -327,7 +326,7 @@ def _recalibrations(predictions: pd.DataFrame) -> dict[str, dict[str, Recalibrat
         if model not in validation:
             continue
         y, p = (validation[model][c].to_numpy(np.float64) for c in ("target", "probability"))
-        coefficients = _logistic(y, _logit(p))
+        coefficients = _logistic(y, logit_of(p))
         if coefficients is not None:
             fitted[model]["platt"] = partial(_platt, coefficients)
         fitted[model]["isotonic"] = _isotonic(y, p)
@@ -335,7 +334,7 @@ def _recalibrations(predictions: pd.DataFrame) -> dict[str, dict[str, Recalibrat
 
 
 def _platt(coefficients: tuple[float, float], probability: NDArray) -> NDArray[np.float64]:
-    return np.asarray(expit(coefficients[0] + coefficients[1] * _logit(probability)))
+    return np.asarray(expit(coefficients[0] + coefficients[1] * logit_of(probability)))
 
 
 def _isotonic(y: NDArray, p: NDArray) -> Recalibration:
@@ -343,10 +342,6 @@ def _isotonic(y: NDArray, p: NDArray) -> Recalibration:
     n = np.bincount(number)
     heights = isotonic_regression(np.bincount(number, weights=y) / n, weights=n).x
     return lambda probability: np.interp(probability, knots, heights)
-
-
-def _logit(probability: ArrayLike) -> NDArray[np.float64]:
-    return np.asarray(logit(np.clip(np.asarray(probability, np.float64), _CLIP, 1 - _CLIP)))
 
 
 def _indicator(number: NDArray[np.intp]) -> csr_array:

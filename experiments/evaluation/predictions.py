@@ -7,7 +7,10 @@ development institutions, and "external" for exams of institutions the model nev
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
 
 from datamodules.errors import InputError
 from experiments.evaluation.tables import RowChecks, read_table
@@ -20,13 +23,25 @@ ROLES = {"test": "development", "external": "external"}  # of the splits that ar
 POOLED = "all-external"
 RESERVED = ("institution", "role", "exams", "prevalence")  # columns of the table of results
 
+_CLIP = 1e-7
+
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read and check a predictions table (.parquet or .csv); raise InputError where it is unusable.
 
-    Identifiers keep their leading zeros: a CSV's columns are read as text first.
+    Identifiers keep their leading zeros: a CSV's columns are read as text first. Where there is no
+    column logit, it is `logit_of` the probability.
     """
-    return check_predictions(read_table(path, "predictions"), str(path))
+    table = read_table(path, "predictions")
+    if "logit" not in table and "probability" in table:
+        probability = pd.to_numeric(table["probability"], errors="coerce")
+        table["logit"] = logit_of(probability.fillna(0.5))  # what is no number is refused as such
+    return check_predictions(table, str(path))
+
+
+def logit_of(probability: ArrayLike) -> NDArray[np.float64]:
+    """The logit of probabilities, taken within 1e-7 of 0 and 1, as near as float32 keeps apart."""
+    return np.asarray(logit(np.clip(np.asarray(probability, np.float64), _CLIP, 1 - _CLIP)))
 
 
 def read_several(paths: Sequence[str]) -> pd.DataFrame:

@@ -59,12 +59,14 @@ _TITLES = {
     "answer": "Answer",
     "cohort": "Cohort",
     "protocol": "Protocol",
+    "pretraining": "Pretraining",
     "results": "Results",
     "operating": "Operating points",
     "calibration": "Calibration",
     "decision": "Decision curves",
     "subgroups": "Subgroups",
     "subsets": "Subsets of the inputs",
+    "readers": "Reader study",
     "limits": "Limits",
     "repeat": "How to repeat it",
     "checklist": "TRIPOD+AI checklist",
@@ -123,6 +125,16 @@ class Subsets:
 
 
 @dataclass(frozen=True)
+class Pretraining:
+    """Masked autoencoders that models started from: a row each of `table` (held out, ECGs,
+    explained_variance, least_squares), and one exam that the first reconstructed.
+    """
+
+    table: pd.DataFrame
+    figure: Figure
+
+
+@dataclass(frozen=True)
 class Evidence:
     """A rendered report, and by file name the tables and by name the figures that it shows."""
 
@@ -143,17 +155,20 @@ def build(
     own_summary: pd.DataFrame | None = None,
     subsets: Subsets | None = None,
     folds: Sequence[pd.DataFrame] = (),
+    pretraining: Pretraining | None = None,
+    readers: Sequence[Block] = (),
 ) -> Evidence:
     """The report of a study; what its input does not allow is left out, and said so.
 
     `predictions` is a checked table, `summary` and `comparisons` those of `summarise` and `compare`
     on it. Of a fusion they hold the exams that have every input, and `own_summary` each model on
     all exams that have its own. `folds` are the leave-site-out folds' predictions tables with
-    their validation exams, from which thresholds and recalibration come.
+    their validation exams, from which thresholds and recalibration come. `readers` is the section
+    on a reader study.
     """
     made = _Made(
         predictions, summary, comparisons, study, settings, cohort, ceilings, own_summary,
-        subsets, folds,
+        subsets, folds, pretraining, readers,
     )  # fmt: skip
     report = made.report()
     tables: dict[str, str] = {}
@@ -187,12 +202,15 @@ class _Made:
         own_summary: pd.DataFrame | None,
         subsets: Subsets | None,
         folds: Sequence[pd.DataFrame],
+        pretraining: Pretraining | None,
+        readers: Sequence[Block],
     ) -> None:
         self.predictions, self.summary, self.comparisons = predictions, summary, comparisons
         self.study, self.settings, self.cohort = study, settings, cohort
         self.ceilings, self.own_summary, self.subsets, self.folds = (
             ceilings, own_summary, subsets, folds,
         )  # fmt: skip
+        self.pretraining, self.readers = pretraining, readers
         options = settings.bootstrap
         self.pooled = pooled_aurocs(summary, confidence=settings.confidence)
         # numpy lets other threads run while it works
@@ -250,12 +268,14 @@ class _Made:
             "question": self._question(),
             "cohort": self._cohort(),
             "protocol": self._protocol(),
+            "pretraining": self._pretraining(),
             "results": self._results(),
             "operating": self._operating(),
             "calibration": self._calibration(),
             "decision": self._decision(),
             "subgroups": self._subgroup_blocks(),
             "subsets": self._subsets(),
+            "readers": self.readers,
             "repeat": self._repeat(),
         }
         present = {key for key, made in blocks.items() if made}
@@ -358,7 +378,7 @@ class _Made:
             "Weights, normalisation, class weights": "training patients of development",
             "Epoch, operating thresholds, recalibration": "validation patients of development",
             "Internal test": "held-out patients of development; nothing was fitted on them",
-            "External validation": "all exams whose target is known; nothing was fitted on them",
+            "External validation": f"{self._validated}; nothing was fitted on them",
         }
         if not study.protocol:
             fitted = {
@@ -383,6 +403,37 @@ class _Made:
             Table("protocol", "What was fitted on whom.", table),
             Paragraph(f"Statistics: {statistics}"),
         ]
+
+    @property
+    def _validated(self) -> str:
+        every = "all exams whose target is known and whose input is usable"
+        return every if self.own_summary is None else f"{every}; of every input, for comparisons"
+
+    def _pretraining(self) -> list[Block]:
+        if self.pretraining is None:
+            return []
+        table, several = self.pretraining.table, len(self.pretraining.table) > 1
+        shown = pd.DataFrame(
+            {
+                "held out": table["held out"],
+                "ECGs": [f"{n:,}" for n in table["ECGs"]],
+                "explained by the autoencoder": [f"{v:.1%}" for v in table["explained_variance"]],
+                "explained by least squares": [f"{v:.1%}" for v in table["least_squares"]],
+            }
+        )
+        told = "Training patients' ECGs, labelled or not, and how much of the masked samples' "
+        told += "variance in validation patients is explained"
+        return [
+            Paragraph(
+                "Least squares reconstructs a masked sample from the leads that stay visible at "
+                "the same instant, and so knows nothing but lead algebra: "
+                f"{_beyond_least_squares(table)}."
+            ),
+            Table("pretraining", f"{told}.", shown if several else shown.drop(columns="held out"),
+                  table),
+            Picture("reconstruction", "A validation exam: original, what the encoder saw of it, "
+                    "and its reconstruction.", self.pretraining.figure),
+        ]  # fmt: skip
 
     def _results(self) -> list[Block]:
         confidence, target = self.settings.confidence, self.study.target
@@ -557,16 +608,17 @@ class _Made:
             return []
         confidence = self.settings.confidence
         gaps = largest_gaps(self.subgroups, confidence=confidence)
+        exams = f"the external exams{'' if self.own_summary is None else ' that have every input'}"
         figure = subgroups_figure(
             self.subgroups, confidence=confidence, title=f"{self.study.target}: subgroups"
         )
         return [
-            Picture("subgroups", "Subgroups of all external exams: AUROC, and positive exams over "
+            Picture("subgroups", f"Subgroups of {exams}: AUROC, and positive exams over "
                     "those that the probabilities add up to.", figure),
             Table("gaps", "The largest gaps between subgroups. The two were picked for being "
                   "furthest apart; p, of Cochran's test that all are alike, was not.",
                   _gaps(gaps[gaps["statistic"].isin(("auroc", "observed_expected"))]), gaps),
-            Table("subgroups", "Subgroups of all external exams.", _subgroups(self.subgroups),
+            Table("subgroups", f"Subgroups of {exams}.", _subgroups(self.subgroups),
                   self.subgroups, folded=True),
         ]  # fmt: skip
 
@@ -633,6 +685,13 @@ class _Made:
             "the published wording counts. D: development, E: evaluation."
         )
         return [Paragraph(text), Table("tripod_ai", "TRIPOD+AI.", table)]
+
+
+def _beyond_least_squares(pretrainings: pd.DataFrame) -> str:
+    more = int((pretrainings["explained_variance"] > pretrainings["least_squares"]).sum())
+    if len(pretrainings) == 1:
+        return f"the autoencoder has {'' if more else 'not '}learned more than that"
+    return f"{more} of {len(pretrainings)} autoencoders learned more than that"
 
 
 def _heterogeneity(pooled: pd.DataFrame) -> pd.DataFrame:

@@ -124,16 +124,14 @@ def _alone(
     unknown = external[external["auroc"].isna()]
     if row["role"] == "pooled" and len(unknown):
         yield f"It is {NOT_ESTIMABLE} at {', '.join(unknown['institution'])}."
-    of_pooled = pooled[pooled["model"] == main]
-    if len(of_pooled) and pd.notna(of_pooled["auroc"].iloc[0]):
-        one = of_pooled.iloc[0]
-        text = f"The mean over institutions, by random effects, is {estimate(one, 'auroc')}"
-        if pd.notna(one["predicted_low"]):
-            text += (
-                f"; in a new hospital the AUROC is expected between {one['predicted_low']:.3f} and "
-                f"{one['predicted_high']:.3f}"
-            )
-        yield f"{text} (I squared {100 * one['i_squared']:.0f} %)."
+    of_pooled = pooled[(pooled["model"] == main) & pooled["predicted_low"].notna()]
+    for _, one in of_pooled.iterrows():
+        yield (
+            f"The mean over {one['institutions']} institutions, by random effects, is "
+            f"{estimate(one, 'auroc')}; in a new hospital the AUROC is expected between "
+            f"{one['predicted_low']:.3f} and {one['predicted_high']:.3f} "
+            f"(I squared {100 * one['i_squared']:.0f} %)."
+        )
 
 
 def _at_work(main: str, operating: pd.DataFrame, calibration: pd.DataFrame) -> Iterator[str]:
@@ -323,8 +321,10 @@ def tripod_answers(
         answers |= {
             "12a": Answer(titles["protocol"], "who was trained on, validated on and tested on"),
             "12g": Answer(titles["repeat"], "code at the commit that is named"),
-            "15": Answer(titles["operating"], "a probability; thresholds from development data"),
         }
+    if study.protocol and "operating" in titles:
+        text = "a probability; thresholds from development data"
+        answers["15"] = Answer(titles["operating"], text)
     if study.models:
         text = "kinds of model; settings in config.yaml of the run"
         answers["12c"] = Answer(titles["question"], text, complete=False)

@@ -1,6 +1,7 @@
 """What a report says of a study beyond its predictions, from the configuration that ran it."""
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,10 +14,15 @@ from experiments.stages.finetune import settings_of
 from experiments.tracking import Tracking
 from lightning_modules.checkpoint import CLASSIFIERS
 
-PACKAGES = ("torch", "lightning", "timm", "mlflow", "numpy", "pandas", "scipy", "scikit-learn")
+PACKAGES = (
+    "torch", "lightning", "timm", "mlflow", "numpy", "pandas", "scipy", "scikit-learn",
+    "statsmodels",
+)  # fmt: skip
 
 
-def describe(config: DictConfig, tracking: Tracking, simulated: str) -> Study:
+def describe(
+    config: DictConfig, tracking: Tracking, simulated: str, limits: Sequence[str] = ()
+) -> Study:
     """The study as its report tells it; `simulated` says what is, for the banner."""
     digests = {
         name.removeprefix("store_digest."): value
@@ -42,6 +48,7 @@ def describe(config: DictConfig, tracking: Tracking, simulated: str) -> Study:
         splits=plain(config.splits) if trained else {},
         preprocessing={name: _preprocessing(config, name) for name in inputs_of(config)},
         simulated=simulated,
+        limits=limits,
         command=tracking.command,
         commit=tracking.common["mlflow.source.git.commit"],
         digests=digests,

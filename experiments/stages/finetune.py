@@ -24,6 +24,7 @@ from experiments.processes import is_first_process
 from experiments.stages.cohort import Site
 from experiments.stages.evaluate import predict
 from experiments.stages.folder import StageFolder, file_digest
+from experiments.stages.pretrain import Pretrained
 from experiments.stages.training import (
     RESUME_POINT,
     data_module,
@@ -46,10 +47,13 @@ ORIGIN = {True: "from ImageNet", False: "from scratch"}
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model: its checkpoint, and the MLflow run that made it (None: not known here)."""
+    """A trained model: its checkpoint, the MLflow run that made it (None: not known here), and the
+    pretraining that it started from, if any.
+    """
 
     checkpoint: Path
     run: str | None
+    pretrained: Pretrained | None = None
 
 
 def finetune(
@@ -58,7 +62,7 @@ def finetune(
     model: Mapping[str, Any],
     development: Sequence[Site],
     fitted: Fitted,
-    pretrained: Path | None,
+    pretrained: Pretrained | None,
     tracking: Tracking,
     parent: str | None,
 ) -> Trained:
@@ -77,7 +81,7 @@ def finetune(
             "target": config.target,
             "finetune": settings,
             "preprocessing": fitted.preprocessing.as_dict(),
-            "pretrained": file_digest(pretrained) if pretrained else model["pretrained"],
+            "pretrained": file_digest(pretrained.checkpoint) if pretrained else model["pretrained"],
             "trainer": what_matters(config),
             "seed": config.seed,
             "data": [site.digest_of(fitted.preprocessing.input, "target") for site in development],
@@ -88,7 +92,7 @@ def finetune(
         if (record := folder.record) is not None:
             say(f"{name}: reused from run {record['run']} ({outcome(record)})")
             tracking.tags(parent, {f"reused.{name}": str(record["run"])})
-            return Trained(checkpoint, record["run"])
+            return Trained(checkpoint, record["run"], pretrained)
 
         L.seed_everything(config.seed, verbose=False)
         data = data_module(
@@ -143,11 +147,9 @@ def finetune(
             )
             if pretrained is not None:
                 assert isinstance(module, ECGClassifier)
-                weights = torch.load(pretrained, map_location="cpu", weights_only=True)[
-                    "state_dict"
-                ]
+                start = torch.load(pretrained.checkpoint, map_location="cpu", weights_only=True)
                 try:
-                    module.load_encoder(weights)
+                    module.load_encoder(start["state_dict"])
                 except ValueError as error:
                     raise InputError(
                         f"{name}: {error}. Pretrain the network it is to start from."
@@ -191,7 +193,7 @@ def finetune(
                         used.unlink()
                 folder.finish(record)
             fit.strategy.barrier()
-        return Trained(checkpoint, run)
+        return Trained(checkpoint, run, pretrained)
 
 
 def settings_of(config: DictConfig, model: Mapping[str, Any]) -> dict[str, Any]:

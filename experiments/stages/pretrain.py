@@ -1,10 +1,14 @@
 """Masked-autoencoder pretraining on the development institutions' ECGs, labelled or not."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import numpy as np
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from datamodules.errors import InputError
@@ -31,6 +35,8 @@ from experiments.stages.training import (
 )
 from experiments.tracking import Tracking
 from lightning_modules.mae import MaskedAutoencoder
+
+EXAMPLE = "reconstruction.npz"
 
 
 def autoencoder(config: DictConfig, fitted: Fitted, world_size: int = 1) -> MaskedAutoencoder:
@@ -59,14 +65,54 @@ def autoencoder(config: DictConfig, fitted: Fitted, world_size: int = 1) -> Mask
     )
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """A finished pretraining: on how many ECGs, what share of the masked samples' variance it
+    explains beside what least squares does, and whether that is a plateau.
+    """
+
+    checkpoint: Path
+    ecgs: int
+    explained_variance: float
+    least_squares: float
+    plateau: bool
+
+    @staticmethod
+    def of(folder: StageFolder, settings: Mapping[str, Any]) -> "Pretrained":
+        """Of a stage's finished folder."""
+        record = folder.record
+        assert record is not None
+        return Pretrained(
+            folder.path / "model.ckpt",
+            record["ecgs"],
+            record["explained_variance"],
+            record["least_squares"],
+            record["explained_variance"] < settings["plateau_explained_variance"],
+        )
+
+    def figure(self, title: str) -> Figure:
+        """One validation exam: original, masked and reconstructed."""
+        with np.load(self.checkpoint.with_name(EXAMPLE)) as example:
+            return reconstruction_figure(**example, title=title)
+
+    def plateau_text(self, held_out: str) -> str:
+        """What a report says of a pretraining that ended on its plateau."""
+        return (
+            f"The pretraining{f' without {held_out}' if held_out else ''} ended on its plateau: it "
+            f"explains {self.explained_variance:.1%} of the masked samples' variance, so it "
+            "learned next to nothing, and the models that start from it say nothing about "
+            "pretraining."
+        )
+
+
 def pretrain(
     config: DictConfig,
     development: Sequence[Site],
     fitted: Fitted,
     tracking: Tracking,
     parent: str | None,
-) -> Path:
-    """Pretrain, or reuse a finished pretraining of the same; returns the checkpoint.
+) -> Pretrained:
+    """Pretrain, or reuse a finished pretraining of the same.
 
     A cut pretraining goes on from its last validation. One that ends on its plateau says so.
     """
@@ -89,8 +135,9 @@ def pretrain(
         if (record := folder.record) is not None:
             say(f"pretrain: reused from run {record['run']} ({_pair(record)})")
             tracking.tags(parent, {"reused.pretrain": str(record["run"])})
-            _warn_of_plateau(record, settings)
-            return checkpoint
+            pretrained = Pretrained.of(folder, settings)
+            _warn(pretrained)
+            return pretrained
 
         L.seed_everything(config.seed, verbose=False)
         data = data_module(
@@ -113,14 +160,11 @@ def pretrain(
             bar = StageBar(
                 f"pretrain {config.network.name}", {"val/explained_variance": "explained variance"}
             )
+            example = ReconstructionFigure(data, tracking, run, folder.path / EXAMPLE)
             fit = trainer(
                 config,
                 folder.path,
-                [
-                    bar,
-                    resume_point(folder.path),
-                    ReconstructionFigure(data, tracking, run),
-                ],
+                [bar, resume_point(folder.path), example],
                 logger=tracking.logger(run),
                 **schedule(settings),
             )
@@ -139,26 +183,33 @@ def pretrain(
                 record = {
                     "run": run,
                     "uri": tracking.uri,
+                    "ecgs": len(data.chosen("train")),
                     "explained_variance": final["val/explained_variance"],
                     "least_squares": final["val/explained_variance_least_squares"],
                 }
                 say(f"pretrain: done, {_pair(record)}")
-                tracking.tags(run, {"plateau": str(_warn_of_plateau(record, settings)).lower()})
                 tracking.file(run, checkpoint, "checkpoint")
                 (folder.path / RESUME_POINT).unlink(missing_ok=True)
                 folder.finish(record)
             fit.strategy.barrier()
-        return checkpoint
+            pretrained = Pretrained.of(folder, settings)
+            _warn(pretrained)
+            tracking.tags(run, {"plateau": str(pretrained.plateau).lower()})
+        return pretrained
 
 
 class ReconstructionFigure(L.Callback):
-    """Logs original, masked and reconstructed ECG of one validation exam at every validation."""
+    """Logs original, masked and reconstructed ECG of one validation exam at every validation, and
+    keeps the newest in `file`.
+    """
 
-    def __init__(self, data: MultiSiteDataModule, tracking: Tracking, run: str | None) -> None:
-        self.data, self.tracking, self.run = data, tracking, run
+    def __init__(
+        self, data: MultiSiteDataModule, tracking: Tracking, run: str | None, file: Path
+    ) -> None:
+        self.data, self.tracking, self.run, self.file = data, tracking, run, file
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.run is None:
+        if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, MaskedAutoencoder)
         preprocessing = self.data.preprocessing
@@ -170,13 +221,14 @@ class ReconstructionFigure(L.Callback):
         with trainer.precision_plugin.forward_context():
             visible, reconstruction = pl_module.reconstruct(ecg)
         restored = preprocessing.to_millivolts(reconstruction.float().cpu(), recorded)
-        figure = reconstruction_figure(
-            recorded[0].numpy(),
-            visible[0].cpu().numpy(),
-            restored[0].numpy(),
-            preprocessing.sampling_rate_hz,
-            title=f"step {trainer.global_step}",
-        )
+        example: dict[str, Any] = {
+            "original": recorded[0].numpy(),
+            "visible": visible[0].cpu().numpy(),
+            "reconstruction": restored[0].numpy(),
+            "sampling_rate_hz": np.float64(preprocessing.sampling_rate_hz),
+        }
+        np.savez(self.file, **example)
+        figure = reconstruction_figure(**example, title=f"step {trainer.global_step}")
         self.tracking.figure(self.run, figure, f"reconstruction/step-{trainer.global_step:07d}.png")
 
 
@@ -187,22 +239,20 @@ def _pair(record: dict[str, float]) -> str:
     )
 
 
-def _warn_of_plateau(record: dict[str, float], settings: dict[str, float]) -> bool:
-    """Whether the pretraining ended on its plateau; says so where nobody can miss it."""
-    plateau = record["explained_variance"] < settings["plateau_explained_variance"]
-    if plateau:
+def _warn(pretrained: Pretrained) -> None:
+    """Of a plateau, where nobody can miss it, and of a network that knows only lead algebra."""
+    if pretrained.plateau:
         say(
             f"{'!' * 79}\n"
             f"!! PRETRAINING ENDED ON ITS PLATEAU: it explains "
-            f"{record['explained_variance']:.1%} of the masked samples' variance.\n"
+            f"{pretrained.explained_variance:.1%} of the masked samples' variance.\n"
             "!! It has learned next to nothing, and models started from it gain nothing.\n"
             "!! Train longer (pretrain.max_steps, pretrain.max_epochs), with smaller batches and\n"
             "!! so more steps, a higher pretrain.base_learning_rate, or pretrain.masking=random.\n"
             f"{'!' * 79}"
         )
-    elif record["explained_variance"] < record["least_squares"]:
+    elif pretrained.explained_variance < pretrained.least_squares:
         say(
             "pretrain: it has not learned more than lead algebra yet (least squares explains "
             "more); longer pretraining may pay."
         )
-    return plateau

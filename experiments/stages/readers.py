@@ -1,13 +1,14 @@
-"""A reader study: its tables and figure on the launch's run."""
+"""A reader study: its tables, figure and report on the launch's run."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.config import plain
 from experiments.evaluation.mrmc import sample_size
-from experiments.evaluation.reader_study import analyse, results_table
+from experiments.evaluation.reader_study import ReaderStudy, analyse, results_table
 from experiments.evaluation.simulated_readers import (
     ReaderPopulation,
     SimulatedTruth,
@@ -17,14 +18,41 @@ from experiments.evaluation.simulated_readers import (
 )
 from experiments.evaluation.summary import markdown_table
 from experiments.evaluation.threshold import youden_threshold
-from experiments.figures.reader_study import reader_study_figure
+from experiments.figures.html import (
+    Block,
+    Facts,
+    Listing,
+    Paragraph,
+    Picture,
+    Report,
+    Section,
+    render,
+)
+from experiments.figures.readers_report import (
+    SIMULATED_READERS,
+    Plan,
+    reader_blocks,
+    reader_limits,
+    size_of,
+)
+from experiments.stages.describe import describe
 from experiments.stages.report import Outcome
 from experiments.tracking import Tracking
 
-SIMULATED = (
-    "SIMULATED READERS: no doctor read these cases. What is shown is whether the analysis finds "
-    "the gain that was put in, and says nothing about readers."
-)
+
+@dataclass(frozen=True)
+class JudgedReaders:
+    """What `judge_readers` found: for the terminal, and for a report its results and limits."""
+
+    outcome: Outcome
+    study: ReaderStudy
+    results: list[Block]
+    limits: list[str]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Results and limits as one section of a report on more than the readers."""
+        return [*self.results, Paragraph("Limits of the reader study:"), Listing(self.limits)]
 
 
 def simulate_readers(
@@ -51,14 +79,17 @@ def simulate_readers(
     )
 
 
-def report_readers(
+def judge_readers(
     config: DictConfig,
     readings: pd.DataFrame,
     truth: SimulatedTruth | None,
     tracking: Tracking,
     run: str | None,
-) -> Outcome:
-    """Analyse readings and leave everything on `run`; `truth` where the readers were simulated."""
+) -> JudgedReaders:
+    """Analyse a checked table of readings; tables, figure, metrics and a note are left on `run`.
+
+    `truth` where the readers were simulated: everything is then marked and named so.
+    """
     simulated = truth is not None
     folder = "readers_simulated" if simulated else "readers"
     confidence = config.statistics.confidence
@@ -72,36 +103,91 @@ def report_readers(
         "gee": study.gee,
         "results": table,
     }
-    if "accuracy" in study.components:
-        tables["sample_size"] = sample_size(
-            config.readers.wanted_gain,
-            study.components["accuracy"],
-            readers=config.readers.planned,
-            wanted_power=config.readers.wanted_power,
-            alpha=1 - confidence,
-            max_cases=config.readers.max_cases,
-        )
+    plan = _plan(config, study)
+    if plan is not None:
+        tables["sample_size"] = plan.table
+    recovery = None
     if truth is not None:
-        tables["recovery"] = recovery_table(truth, study)
+        recovery = tables["recovery"] = recovery_table(truth, study)
         tables["true_readers"] = truth.readers
     for name, values in tables.items():
         tracking.table(run, values, f"{folder}/{name}.csv")
-    title = f"{config.target}: readers without and with the model"
-    figure = reader_study_figure(study, confidence=confidence, title=title, simulated=simulated)
-    tracking.figure(run, figure, f"figures/{folder}.png")
+    results = reader_blocks(
+        study,
+        target=config.target,
+        threshold=config.readers.threshold,
+        confidence=confidence,
+        plan=plan,
+        recovery=recovery,
+    )
+    for block in results:
+        if isinstance(block, Picture):
+            tracking.figure(run, block.figure, f"figures/{block.name}.png")
     tracking.tags(run, {"simulated_readers": str(simulated).lower()})
     for row in study.paired.to_dict(orient="records"):
         for arm in ("without", "with"):
             tracking.metrics(run, {f"{folder}/{row['metric']}/{arm}": row[f"mean_{arm}"]})
     heading = f"Readers without and with the model{' (SIMULATED READERS)' if simulated else ''}"
     note = f"### {heading}\n\n{markdown_table(table)}\n\n"
-    if truth is not None:
-        shown = tables["recovery"].round(3)
-        note = f"**{SIMULATED}**\n\n{note}### Is the simulated truth recovered?\n\n"
-        note += f"{markdown_table(shown)}\n\n"
-    if "sample_size" in tables:
-        gain, power = config.readers.wanted_gain, config.readers.wanted_power
-        note += f"### Cases for a gain in accuracy of {100 * gain:g} points, power {power:g}\n\n"
-        note += f"{markdown_table(tables['sample_size'].round(3))}\n"
+    if recovery is not None:
+        note = f"**{SIMULATED_READERS}**\n\n{note}### Is the simulated truth recovered?\n\n"
+        note += f"{markdown_table(recovery.round(3))}\n\n"
+    if plan is not None:
+        note += f"### Cases for a gain in accuracy of {100 * plan.gain:g} points, "
+        note += f"power {plan.power:g}\n\n{markdown_table(plan.table.round(3))}\n"
     tracking.tags(run, {"mlflow.note.content": note})
-    return Outcome(heading, table, SIMULATED if simulated else "")
+    outcome = Outcome(heading, table, SIMULATED_READERS if simulated else "")
+    limits = reader_limits(study, confidence=confidence, simulated=simulated)
+    return JudgedReaders(outcome, study, results, limits)
+
+
+def report_readers(
+    config: DictConfig, judged: JudgedReaders, tracking: Tracking, run: str | None
+) -> None:
+    """Leave report.html of a table of readings that was handed in on `run`, beside it its tables
+    (`tables/`)."""
+    if run is None:
+        return
+    known = describe(config, tracking, "")
+    size, table = size_of(judged.study), Path(config.readers.table).name
+    asked = {
+        "Question": f"Do readers detect {known.target} more accurately with the model's help?",
+        "Study": known.name,
+        "Target": known.target,
+        "Readings": f"{table}, kept as readers/readings.csv of the run",
+        "Readers and cases": size,
+        "A yes": f"a reading of {config.readers.threshold:g} or more",
+    }
+    repeat = {"Command": known.command, "Commit": known.commit, "Seed": "none: nothing is drawn"}
+    repeat |= {f"Version of {name}": number for name, number in known.versions.items()}
+    report = Report(
+        f"{known.target}: {known.name}",
+        f"{judged.outcome.title}: {size}",
+        judged.outcome.caption,
+        [
+            Section("question", "What was asked", [Facts(asked)]),
+            Section("readers", "Reader study", judged.results),
+            Section("limits", "Limits", [Listing(judged.limits)]),
+            Section("repeat", "How to repeat it", [Facts(repeat, code=True)]),
+        ],
+    )
+    tracking.text(run, render(report), "report.html")
+    for shown in report.tables:
+        for name, text in shown.files().items():
+            tracking.text(run, text, f"tables/{name}")
+
+
+def _plan(config: DictConfig, study: ReaderStudy) -> Plan | None:
+    """The next study's sample sizes, where the accuracy's variance components are estimable."""
+    wanted = config.readers
+    if "accuracy" not in study.components:
+        return None
+    table = sample_size(
+        wanted.wanted_gain,
+        study.components["accuracy"],
+        readers=wanted.planned,
+        wanted_power=wanted.wanted_power,
+        alpha=1 - config.statistics.confidence,
+        max_cases=wanted.max_cases,
+    )
+    return Plan(wanted.wanted_gain, wanted.wanted_power, wanted.max_cases, table)

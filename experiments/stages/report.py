@@ -24,10 +24,12 @@ from experiments.evaluation.summary import (
     summarise,
     summary_json,
 )
-from experiments.figures.study import Cohort, Settings, Subsets, build
+from experiments.figures.html import Block
+from experiments.figures.study import Cohort, Pretraining, Settings, Subsets, build
 from experiments.stages.cohort import Roles, Site
 from experiments.stages.describe import describe
 from experiments.stages.fuse import SUBSET
+from experiments.stages.pretrain import Pretrained
 from experiments.tracking import Tracking
 
 SIMULATED = "Simulated data: the order of models here says nothing about hospitals."
@@ -53,11 +55,13 @@ class Outcome:
 @dataclass(frozen=True)
 class Results:
     """What a study's models said: `predictions`, and where they are fused `subsets`, the fusion's
-    with each subset of its inputs as a model, on exams that have all of them.
+    with each subset of its inputs as a model, on exams that have all of them. `pretrained` is what
+    models started from, if any did.
     """
 
     predictions: pd.DataFrame
     subsets: pd.DataFrame | None = None
+    pretrained: Pretrained | None = None
 
     @staticmethod
     def external_of(several: Sequence["Results"]) -> "Results":
@@ -74,24 +78,37 @@ class Results:
         )
 
 
-def report(
+@dataclass(frozen=True)
+class Judged:
+    """What `judge` computed, for the terminal and for `report`; see `build`. `simulated` says what
+    is, for the banner.
+    """
+
+    outcome: Outcome
+    simulated: str
+    tested: pd.DataFrame
+    summary: pd.DataFrame
+    own_summary: pd.DataFrame | None
+    comparisons: pd.DataFrame
+    subsets: Subsets | None
+    cohort: Cohort | None
+    ceilings: Ceilings | None
+
+
+def judge(
     config: DictConfig,
     results: Results,
     sites: Mapping[str, Site],
+    roles: Roles | None,
     ceilings: Ceilings | None,
     tracking: Tracking,
     run: str | None,
-    *,
-    roles: Roles | None = None,
-    folds: Sequence[Results] = (),
-    whole: bool = True,
-) -> Outcome:
-    """Leave predictions, summary, comparisons, figures, tables and the report on `run`.
+) -> Judged:
+    """Leave predictions, summary, comparisons, metrics and the note that MLflow shows on `run`.
 
-    Where models are fused, table, comparisons and figures are of the exams that have every input,
-    one test set for all; each model on all exams that have its input stands beside it, and in
-    summary.json. `roles` say who was trained on; `folds` are those of a leave-site-out study;
-    without `whole` (a fold of several) figures and report.html are left out.
+    Where models are fused, table and comparisons are of the exams that have every input, one test
+    set for all; each model on all exams that have its input stands beside it, and in summary.json.
+    `roles` say who was trained on.
     """
     predictions = results.predictions
     check_predictions(predictions, "this launch's predictions")
@@ -129,26 +146,68 @@ def report(
     comparisons = compare(tested, **settings)
     tracking.text(run, json.dumps(comparisons_json(comparisons), indent=2), "comparisons.json")
     tracking.table(run, comparison_table(comparisons), "comparisons.csv")
-    cohort = _cohort(sites, roles, tracking, run) if sites else None
-    if whole:
-        say("report: figures and tables")
-        evidence = build(
-            tested,
-            summary=shown,
-            comparisons=comparisons,
-            study=describe(config, tracking, simulated),
-            settings=_settings(config),
-            cohort=cohort,
-            ceilings=ceilings,
-            own_summary=summary if subsets is not None else None,
-            subsets=subsets,
-            folds=[_tested(of_fold, whole=subsets is None) for of_fold in folds],
-        )
-        tracking.text(run, evidence.html, "report.html")
-        for name, text in evidence.tables.items():
-            tracking.text(run, text, f"tables/{name}")
-        for name, figure in evidence.figures.items():
-            tracking.figure(run, figure, f"figures/{name}.png")
+    _log_metrics(summary, ceilings, tracking, run)
+    tracking.tags(run, {"mlflow.note.content": _note(config, tables, simulated)})
+    shown_table = table if config.fusion is None else _narrow(config, table)
+    return Judged(
+        Outcome(next(iter(tables)), shown_table, simulated),
+        simulated,
+        tested,
+        shown,
+        summary if subsets is not None else None,
+        comparisons,
+        subsets,
+        _cohort(sites, roles, tracking, run) if sites else None,
+        ceilings,
+    )
+
+
+def report(
+    config: DictConfig,
+    judged: Judged,
+    tracking: Tracking,
+    run: str | None,
+    *,
+    folds: Sequence[Results] = (),
+    pretrained: Mapping[str, Pretrained] | None = None,
+    readers: Sequence[Block] = (),
+) -> None:
+    """Leave report.html on `run`, beside it its tables (`tables/`) and figures (`figures/`).
+
+    `folds` are those of a leave-site-out study; `pretrained` what its models started from, by the
+    institution held out ("" where there is one set of models); `readers` the section on a reader
+    study.
+    """
+    if run is None:
+        return
+    say("report: figures and tables")
+    pretrained = pretrained or {}
+    plateaus = [of.plateau_text(held_out) for held_out, of in pretrained.items() if of.plateau]
+    evidence = build(
+        judged.tested,
+        summary=judged.summary,
+        comparisons=judged.comparisons,
+        study=describe(config, tracking, judged.simulated, plateaus),
+        settings=_settings(config),
+        cohort=judged.cohort,
+        ceilings=judged.ceilings,
+        own_summary=judged.own_summary,
+        subsets=judged.subsets,
+        folds=[_tested(of_fold, whole=judged.subsets is None) for of_fold in folds],
+        pretraining=_pretraining(config, pretrained),
+        readers=readers,
+    )
+    tracking.text(run, evidence.html, "report.html")
+    for name, text in evidence.tables.items():
+        tracking.text(run, text, f"tables/{name}")
+    for name, figure in evidence.figures.items():
+        tracking.figure(run, figure, f"figures/{name}.png")
+
+
+def _log_metrics(
+    summary: pd.DataFrame, ceilings: Ceilings | None, tracking: Tracking, run: str | None
+) -> None:
+    """Every AUROC on `run`, and on a child run a model."""
     for model, rows in summary.groupby("model", sort=False):
         aurocs = dict(zip(rows["institution"], rows["auroc"], strict=True))
         tracking.metrics(run, {f"test/auroc/{name}/{model}": v for name, v in aurocs.items()})
@@ -160,9 +219,25 @@ def report(
                 tracking.metrics(of, {f"test/{metric}/{name}": value for name, value in values})
     for model, of_model in (ceilings or {}).items():
         tracking.metrics(run, {f"ceiling/auroc/{k}/{model}": v for k, v in of_model.items()})
-    tracking.tags(run, {"mlflow.note.content": _note(config, tables, simulated)})
-    shown_table = table if config.fusion is None else _narrow(config, table)
-    return Outcome(next(iter(tables)), shown_table, simulated)
+
+
+def _pretraining(config: DictConfig, pretrained: Mapping[str, Pretrained]) -> Pretraining | None:
+    """What the pretrainings learned, and an exam that the first of them reconstructed."""
+    if not pretrained:
+        return None
+    rows = [
+        {
+            "held out": held_out,
+            "ECGs": of.ecgs,
+            "explained_variance": of.explained_variance,
+            "least_squares": of.least_squares,
+        }
+        for held_out, of in pretrained.items()
+    ]
+    first, of = next(iter(pretrained.items()))
+    title = f"{config.network.name} · a validation exam"
+    figure = of.figure(f"{title} · held out: {first}" if first else title)
+    return Pretraining(pd.DataFrame(rows), figure)
 
 
 def _tested(results: Results, *, whole: bool) -> pd.DataFrame:

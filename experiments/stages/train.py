@@ -1,7 +1,6 @@
 """All of a study's models, trained on one set of development institutions."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,7 +10,7 @@ from experiments.stages.cohort import Site
 from experiments.stages.finetune import Trained, finetune
 from experiments.stages.logistic import fit_logistic
 from experiments.stages.preprocess import fit_preprocessing
-from experiments.stages.pretrain import pretrain
+from experiments.stages.pretrain import Pretrained, pretrain
 from experiments.tracking import MODEL_TAG, Tracking
 from lightning_modules.checkpoint import CLASSIFIERS
 
@@ -25,7 +24,7 @@ def train_models(
 ) -> dict[str, Trained]:
     """Fit preprocessing, pretrain where a model asks for it, and train: all on `development`."""
     fitted: dict[str, Fitted] = {}
-    pretrained: Path | None = None
+    pretrained: Pretrained | None = None
     trained = {}
     for name, model in models.items():
         input = CLASSIFIERS[model["classifier"]].input

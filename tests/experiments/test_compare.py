@@ -1,6 +1,7 @@
 """`experiment=compare` by the real command line: anybody's predictions, judged alike."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,13 +136,20 @@ def test_two_truths_for_one_exam_are_refused(
     assert "north-e5" in message
 
 
-def refused(files: Path, capsys: pytest.CaptureFixture[str], *predictions: str) -> str:
+def test_subgroups_need_manifests(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(files, capsys, f"{files}/ours.parquet", options=["statistics.subgroups=[x]"])
+    assert "predictions that are handed in come without" in message
+
+
+def refused(
+    files: Path, capsys: pytest.CaptureFixture[str], *predictions: str, options: Sequence[str] = ()
+) -> str:
     """The one message of a launch in this process on these files."""
     capsys.readouterr()
     status = main(
         ["experiment=compare", f"predictions=[{','.join(predictions)}]",
          f"tracking.uri=sqlite:///{files}/mlflow.db", f"tracking.artifacts={files}/artifacts",
-         "statistics.resamples=50", "statistics.report_resamples=20"]
+         "statistics.resamples=50", "statistics.report_resamples=20", *options]
     )  # fmt: skip
     shown = capsys.readouterr().err
     assert status == 2, shown

@@ -1,5 +1,6 @@
 """`experiment=reader_study` by the real command line."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,13 @@ import pandas as pd
 import pytest
 from command import TINY_PH, TINY_PH_COHORT, launch
 from scipy.stats import ttest_rel
+
+
+def check_needs_nothing_else(html: str) -> None:
+    """No script, no address of the network."""
+    assert "<script" not in html
+    assert not re.search(r"url\(|@import|https?:", html)
+    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]*)"', html))
 
 
 def test_simulated_readers_say_so_everywhere(tmp_path: Path) -> None:
@@ -28,6 +36,19 @@ def test_simulated_readers_say_so_everywhere(tmp_path: Path) -> None:
     recovery = pd.read_csv(folder / "recovery.csv").set_index("metric")
     assert recovery.loc["accuracy", "true_with"] == pytest.approx(0.66, abs=0.01)
     assert (recovery["recovered"].notna()).any()
+    # The launch's report shows them, and says what they are.
+    html = done.artifact("report.html").read_text()
+    check_needs_nothing_else(html)
+    section = html.partition(">Reader study</a>")[2].partition(". Reader study</h2>")[2]
+    assert "SIMULATED READERS" in html.partition("</header>")[0]
+    assert section.lstrip().startswith('<p class="strong">SIMULATED READERS: no doctor read these')
+    truth = (recovery["recovered"].dropna()).astype(bool)
+    assert f"over readers and cases, for {truth.sum()} of {len(truth)} measure" in section
+    assert 'id="figure-readers_simulated"' in section
+    names = {path.name for path in done.artifact("tables").iterdir()}
+    assert {"results.tex", "readers_simulated_results.tex", "readers_simulated_mrmc.csv"} <= names
+    assert not any(re.match("readers_(?!simulated)", name) for name in names)
+    assert (done.artifact("figures") / "readers_simulated.png").is_file()
     # The study's own results stand on the launch as ever.
     assert {row["model"] for row in done.summary} >= {"ph_fusion", "ph_ecg"}
 
@@ -55,6 +76,28 @@ def test_real_readings_from_a_table(tmp_path: Path) -> None:
     expected = ttest_rel(accuracy["with"], accuracy["without"])
     assert paired.loc["accuracy", "p"] == pytest.approx(expected.pvalue)
     assert paired.loc["accuracy", "t"] == pytest.approx(expected.statistic)
+    html = done.artifact("report.html").read_text()
+    check_needs_nothing_else(html)
+    assert "SIMULATED" not in html
+    titles = ["What was asked", "Reader study", "Limits", "How to repeat it"]
+    assert re.findall(r"<h2>\d+\. (.*)</h2>", html) == titles
+    means = 100 * accuracy.mean()
+    for told in (
+        "4 readers judged 40 cases",
+        f"was {means['without']:.1f} % without and {means['with']:.1f} % with the model",
+        f"p = {expected.pvalue:.3f}" if expected.pvalue >= 0.001 else "p &lt; 0.001",
+        "readings.csv, kept as readers/readings.csv",
+        "a reading of 0.5 or more",
+        "AUROC not estimable, as the answers are yes or no.",
+        "python -m experiments.run experiment=reader_study",
+        "Version of statsmodels",
+    ):
+        assert told in html
+    names = {path.name for path in done.artifact("tables").iterdir()}
+    for name in ("results", "each", "paired", "mrmc", "gee", "sample_size"):
+        assert {f"readers_{name}.csv", f"readers_{name}.tex"} <= names
+    assert r"\toprule" in (done.artifact("tables") / "readers_results.tex").read_text()
+    assert (done.artifact("figures") / "readers.png").is_file()
     table.iloc[:-1].to_csv(tmp_path / "torn.csv", index=False)
     refused = launch(tmp_path, "experiment=reader_study", f"readers.table={tmp_path}/torn.csv")
     assert refused.status == 2

@@ -53,6 +53,16 @@ def test_it_is_quiet_but_for_progress(quickstart: Launch) -> None:
     assert "PRETRAINING ENDED ON ITS PLATEAU" in quickstart.output  # after four steps it has
 
 
+def test_the_report_shows_what_pretraining_learned(quickstart: Launch) -> None:
+    report = quickstart.artifact("report.html").read_text()
+    assert "The pretraining ended on its plateau" in report
+    assert "the autoencoder has not learned more than that" in report
+    (row,) = pd.read_csv(quickstart.artifact("tables/pretraining.csv")).to_dict("records")
+    assert row["ECGs"] > 0
+    assert quickstart.artifact("figures/reconstruction.png").stat().st_size > 10_000
+    assert len(report) < 5e6
+
+
 def test_predictions_are_contract_3(quickstart: Launch) -> None:
     table = quickstart.predictions
     assert list(table.columns) == (

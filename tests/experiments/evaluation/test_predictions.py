@@ -1,5 +1,6 @@
 """The predictions table: what is accepted, and what is said about what is not."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -76,6 +77,19 @@ def test_all_bad_rows_are_listed_by_line_of_the_file(tmp_path):
     assert "line 2, logit: empty" in message
     assert "line 2, probability: '-0.5'" in message
     assert "and 40 more" in message
+
+
+def test_a_strangers_table_needs_no_logits(tmp_path):
+    path = tmp_path / "theirs.csv"
+    table(probability=[0.25, 0.5, 1.0]).drop(columns="logit").to_csv(path, index=False)
+    logits = read_predictions(path)["logit"]
+    assert logits[:2].tolist() == pytest.approx([-np.log(3), 0])
+    assert 16 < logits[2] < 17
+    table(probability=[0.25, "high", None]).drop(columns="logit").to_csv(path, index=False)
+    with pytest.raises(InputError, match="2 unusable value") as caught:
+        read_predictions(path)
+    assert "line 3, probability: 'high'" in str(caught.value)
+    assert "logit" not in str(caught.value)
 
 
 def test_what_is_no_table_is_said(tmp_path):

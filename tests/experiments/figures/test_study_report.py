@@ -13,7 +13,9 @@ import pytest
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.summary import summarise
 from experiments.evaluation.tripod import ITEMS
-from experiments.figures.study import Cohort, Settings, Subsets, build
+from experiments.figures.ecg_paper import reconstruction_figure
+from experiments.figures.html import Paragraph
+from experiments.figures.study import Cohort, Pretraining, Settings, Subsets, build
 from experiments.figures.study_text import Study
 
 SETTINGS = Settings(
@@ -305,6 +307,40 @@ def test_a_fusion_shows_its_subsets_and_each_model_on_its_own_exams():
     assert "cnn detected LVSD" in page.text
     assert {"subsets.csv", "results_own_inputs.csv"} <= set(evidence.tables)
     assert "subsets" in evidence.figures
+
+
+def test_what_pretraining_learned_and_what_readers_did():
+    _, predictions = cohort_and_predictions()
+    rows = {
+        "held out": ["north", "south"],
+        "ECGs": [1234, 987],
+        "explained_variance": [0.812, 0.471],
+        "least_squares": [0.74, 0.741],
+    }
+    ecg = np.zeros((12, 100))
+    picture = reconstruction_figure(ecg, ecg == 0, ecg, 100.0, "a validation exam")
+    evidence = built(
+        predictions,
+        pretraining=Pretraining(pd.DataFrame(rows), picture),
+        readers=[Paragraph("Ten readers.")],
+    )
+    page = Page(evidence.html)
+    assert "Pretraining" in page.text
+    assert "1 of 2 autoencoders learned more than that" in page.text
+    assert "north 1,234 81.2% 74.0%" in page.text
+    assert {"pretraining.csv", "pretraining.tex"} <= set(evidence.tables)
+    assert "reconstruction" in evidence.figures
+    assert "Reader study Ten readers." in re.sub(r"\d+\. ", "", page.text)
+    alone = Pretraining(pd.DataFrame(rows).iloc[1:].assign(**{"held out": ""}), picture)
+    page = Page(built(predictions, pretraining=alone).html)
+    assert "the autoencoder has not learned more than that" in page.text
+
+
+def test_the_mean_of_two_institutions_does_not_lead():
+    _, predictions = cohort_and_predictions(("home", "north", "west", "south"))
+    assert "The mean over" not in Page(built(predictions).html).text
+    _, predictions = cohort_and_predictions(("home", "north", "west", "east", "south"))
+    assert "The mean over 3 institutions, by random effects" in Page(built(predictions).html).text
 
 
 def test_one_model_of_which_nothing_is_estimable():

@@ -61,6 +61,7 @@ def evaluation(exams: int) -> list[tuple[str, str]]:
 
     from experiments.evaluation.auroc import auroc, auroc_interval
     from experiments.evaluation.comparison import compare
+    from experiments.evaluation.summary import summarise
 
     models, institutions, resamples = 10, 7, 2000
     rng = np.random.default_rng(0)
@@ -94,7 +95,10 @@ def evaluation(exams: int) -> list[tuple[str, str]]:
             roc_auc_score(target[drawn], scores[0][drawn])
 
     runs: dict[str, Callable[[], object]] = {
-        f"DeLong, {models} models, {institutions} institutions, all pairs": lambda: compare(
+        f"DeLong, AUROCs of {models} models, {institutions} institutions": lambda: summarise(
+            table, **settings
+        ),
+        f"DeLong, all pairs of {models} models, {institutions} institutions": lambda: compare(
             table, **settings
         ),
         f"clustered bootstrap, {resamples} resamples": lambda: auroc_interval(

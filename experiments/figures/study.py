@@ -417,8 +417,10 @@ class _Made:
             {
                 "held out": table["held out"],
                 "ECGs": [f"{n:,}" for n in table["ECGs"]],
-                "explained by the autoencoder": [f"{v:.1%}" for v in table["explained_variance"]],
-                "explained by least squares": [f"{v:.1%}" for v in table["least_squares"]],
+                "explained by the autoencoder": [
+                    f"{100 * v:.1f} %" for v in table["explained_variance"]
+                ],
+                "explained by least squares": [f"{100 * v:.1f} %" for v in table["least_squares"]],
             }
         )
         told = "Training patients' ECGs, labelled or not, and how much of the masked samples' "

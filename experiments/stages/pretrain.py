@@ -97,11 +97,11 @@ class Pretrained:
 
     def plateau_text(self, held_out: str) -> str:
         """What a report says of a pretraining that ended on its plateau."""
+        where = f" without {held_out}" if held_out else ""
         return (
-            f"The pretraining{f' without {held_out}' if held_out else ''} ended on its plateau: it "
-            f"explains {self.explained_variance:.1%} of the masked samples' variance, so it "
-            "learned next to nothing, and the models that start from it say nothing about "
-            "pretraining."
+            f"The pretraining{where} ended on its plateau: it explains "
+            f"{100 * self.explained_variance:.1f} % of the masked samples' variance, so it learned "
+            "next to nothing, and the models that start from it say nothing about pretraining."
         )
 
 

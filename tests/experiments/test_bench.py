@@ -26,7 +26,13 @@ def test_reading_is_compared_side_by_side(
 def test_the_statistics_are_timed_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["evaluation", "exams=700"]) == 0
     shown = capsys.readouterr().out
-    for name in ("DeLong, 10 models", "clustered bootstrap", "scikit-learn", "MLstatkit"):
+    for name in (
+        "AUROCs of 10 models",
+        "all pairs of 10",
+        "clustered bootstrap",
+        "scikit-learn",
+        "MLstatkit",
+    ):
         assert name in shown
 
 

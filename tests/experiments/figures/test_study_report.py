@@ -4,19 +4,21 @@ import base64
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from io import StringIO
+from io import BytesIO, StringIO
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.summary import summarise
 from experiments.evaluation.tripod import ITEMS
 from experiments.figures.ecg_paper import reconstruction_figure
-from experiments.figures.html import Paragraph
+from experiments.figures.html import Paragraph, Picture, Report, Section, render
 from experiments.figures.study import Cohort, Pretraining, Settings, Subsets, build
 from experiments.figures.study_text import Study
+from experiments.figures.style import new_figure
 
 SETTINGS = Settings(
     confidence=0.95,
@@ -327,7 +329,7 @@ def test_what_pretraining_learned_and_what_readers_did():
     page = Page(evidence.html)
     assert "Pretraining" in page.text
     assert "1 of 2 autoencoders learned more than that" in page.text
-    assert "north 1,234 81.2% 74.0%" in page.text
+    assert "north 1,234 81.2 % 74.0 %" in page.text
     assert {"pretraining.csv", "pretraining.tex"} <= set(evidence.tables)
     assert "reconstruction" in evidence.figures
     assert "Reader study Ten readers." in re.sub(r"\d+\. ", "", page.text)
@@ -350,3 +352,14 @@ def test_one_model_of_which_nothing_is_estimable():
     page = Page(evidence.html)
     assert "The AUROC of mae for LVSD is not estimable in 228 exams (0 positive)" in page.text
     assert "comparisons.csv" not in evidence.tables
+
+
+def test_a_crowded_figure_becomes_a_small_png():
+    figure = new_figure(400, 900)
+    figure.add_axes((0, 0, 1, 1)).scatter(*np.random.default_rng(0).random((2, 20_000)), s=2)
+    html = render(Report("t", "s", "", [Section("k", "K", [Picture("p", "c", figure)])]))
+    kind, data = re.search(r'src="data:image/([a-z+]+);base64,([^"]*)"', html).groups()
+    assert kind == "png"
+    assert len(data) < 2_000_000
+    with Image.open(BytesIO(base64.b64decode(data))) as image:
+        assert 3.9e6 < image.width * image.height <= 4.1e6

@@ -130,13 +130,35 @@ def auroc_interval(
     """
     labels, scores = _checked(target, score)
     cluster, stratum_sizes = clusters(patient, strata, labels.size)
+    return clustered_auroc(
+        labels,
+        scores,
+        cluster,
+        stratum_sizes,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def clustered_auroc(
+    labels: NDArray[np.bool_],
+    scores: NDArray,
+    cluster: NDArray[np.integer],
+    stratum_sizes: NDArray[np.integer],
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> Estimate:
+    """`auroc_interval` with the patients as `clusters` numbers them."""
     n, positives = labels.size, int(labels.sum())
-    if not is_estimable(labels, cluster):
+    patients = _patients_by_class(labels, cluster)
+    if min(patients) < 2:
         return Estimate(None, None, None, n, positives, NOT_ESTIMABLE)
 
     components = placements(labels, scores)
     value = float(components[0].mean())
-    patients = _patients_by_class(labels, cluster)
     if stratum_sizes.sum() == n:
         method = ADJUSTED_DELONG
         variance = sum(map(_variance_with_added, components))

@@ -28,10 +28,20 @@ def clusters(
     stratum = np.zeros(n, dtype=np.int64) if strata is None else np.asarray(strata)
     if patients.shape != (n,) or stratum.shape != (n,):
         raise ValueError(f"patient {patients.shape} and strata {stratum.shape} must be [{n}]")
-    frame = pd.DataFrame({"stratum": stratum, "patient": patients})
-    cluster = frame.groupby(["stratum", "patient"], sort=True, dropna=False).ngroup().to_numpy()
-    sizes = frame.drop_duplicates().groupby("stratum", sort=True, dropna=False).size().to_numpy()
-    return cluster, sizes
+    patient_number, stratum_number = (
+        pd.factorize(values, sort=True, use_na_sentinel=False)[0] for values in (patients, stratum)
+    )
+    return renumbered(patient_number, stratum_number)
+
+
+def renumbered(
+    patient: NDArray[np.integer], stratum: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """`clusters` where patients and strata are numbers from 0 on, of which some may be missing."""
+    patients = int(patient.max(initial=0)) + 1
+    pairs, cluster = np.unique(stratum * patients + patient, return_inverse=True)
+    sizes = np.bincount(pairs // patients)
+    return cluster, sizes[sizes > 0]
 
 
 def resampled_patients(

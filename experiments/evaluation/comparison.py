@@ -175,7 +175,7 @@ def _by_exam(predictions: pd.DataFrame, models: list[str]) -> tuple[pd.DataFrame
 
     `patient` and `stratum` number patient ids and institutions in ascending order.
     """
-    number = predictions.groupby(_EXAM, sort=False).ngroup().to_numpy()
+    number = _exam_numbers(predictions)
     exams = predictions.iloc[np.unique(number, return_index=True)[1]].reset_index(drop=True)
     problems: list[str] = []
     for column in ("target", "patient_id"):
@@ -198,6 +198,21 @@ def _by_exam(predictions: pd.DataFrame, models: list[str]) -> tuple[pd.DataFrame
     scores = np.full((len(names), len(exams)), np.nan)
     scores[model, number] = predictions["probability"]
     return exams, pd.DataFrame(dict(zip(names, scores, strict=True))).reindex(columns=models)
+
+
+def _exam_numbers(predictions: pd.DataFrame) -> NDArray[np.int64]:
+    """Each row's exam as a number, in order of appearance."""
+    of_models = predictions.groupby("model", sort=False)[_EXAM]
+    blocks = [rows for _, rows in of_models]
+    if all(
+        rows[column].array.equals(blocks[0][column].array)
+        for rows in blocks[1:]
+        for column in _EXAM
+    ):  # the common case, for which texts need not be sorted
+        number = of_models.cumcount()
+    else:
+        number = predictions.groupby(_EXAM, sort=False).ngroup()
+    return np.asarray(number, dtype=np.int64)
 
 
 def _test_sets(exams: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from experiments.evaluation.bootstrap import clusters, resampled_sums
+from experiments.evaluation.bootstrap import renumbered, resampled_sums
 from experiments.evaluation.predictions import POOLED, ROLES
 
 
@@ -46,6 +46,7 @@ def exam_sets(predictions: pd.DataFrame) -> Iterator[ExamSet]:
     """The sets that `summarise` has rows of, in its order: for each model the internal tests, the
     external institutions and, where those are two or more, all of them together.
     """
+    predictions = numbered(predictions)
     for model, of_model in predictions.groupby("model", sort=False):
         for split, role in ROLES.items():
             in_role = of_model[of_model["split"] == split]
@@ -55,10 +56,21 @@ def exam_sets(predictions: pd.DataFrame) -> Iterator[ExamSet]:
                 yield exam_set(in_role, str(model), POOLED, "pooled")
 
 
+def numbered(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The table with `patient` and `stratum`: its patients and institutions as numbers, in order.
+
+    Once for many sets, as texts are slow to sort.
+    """
+    columns = {"patient": "patient_id", "stratum": "institution"}
+    return predictions.assign(
+        **{name: pd.factorize(predictions[of], sort=True)[0] for name, of in columns.items()}
+    )
+
+
 def exam_set(exams: pd.DataFrame, model: str, institution: str, role: str) -> ExamSet:
-    """`exams`, rows of one model, as a set of this name."""
+    """`exams`, rows of one model in a `numbered` table, as a set of this name."""
     target = exams["target"].to_numpy().astype(bool)
-    cluster, sizes = clusters(exams["patient_id"], exams["institution"], len(exams))
+    cluster, sizes = renumbered(exams["patient"].to_numpy(), exams["stratum"].to_numpy())
     row = {
         "model": model,
         "institution": institution,

@@ -11,11 +11,11 @@ from scipy.special import logit
 from scipy.stats import norm
 
 from datamodules.errors import InputError, listing
-from experiments.evaluation.auroc import auroc_interval
+from experiments.evaluation.auroc import clustered_auroc
 from experiments.evaluation.calibration import calibration_of
 from experiments.evaluation.heterogeneity import pool
 from experiments.evaluation.predictions import POOLED
-from experiments.evaluation.sets import exam_set
+from experiments.evaluation.sets import exam_set, numbered
 
 MISSING = "not recorded"
 STATISTICS = ("auroc", "slope", "intercept", "observed_expected")
@@ -53,7 +53,7 @@ def subgroup_table(
     not in `groups`, are the last one, "not recorded". `institution` is `all-external`, or the only
     one there is: a table of one institution's predictions gives its own subgroups.
 
-    AUROC and its interval are those of `auroc_interval` (`method` is its), slope, intercept and
+    AUROC and its interval are those of `clustered_auroc` (`method` is its), slope, intercept and
     observed_expected those of `calibration_table` without recalibration; where those are not
     estimable, for a class is missing or too small, they are NaN. InputError where `groups` lacks a
     column, or has an exam twice.
@@ -65,14 +65,15 @@ def subgroup_table(
     institution = POOLED if len(institutions) > 1 else "".join(institutions)
     settings: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
     rows = []
-    for model, of_model in joined.groupby("model", sort=False):
+    for model, of_model in numbered(joined).groupby("model", sort=False):
         for variable in variables:
             for group, exams in _subgroups(of_model, variable):
-                auroc = auroc_interval(
-                    exams["target"],
-                    exams["probability"],
-                    exams["patient_id"],
-                    strata=exams["institution"],
+                of_group = exam_set(exams, str(model), institution, "pooled")
+                auroc = clustered_auroc(
+                    of_group.target,
+                    of_group.probability,
+                    of_group.cluster,
+                    of_group.stratum_sizes,
                     **settings,
                 )
                 row = {
@@ -82,7 +83,6 @@ def subgroup_table(
                     "auroc_low": auroc.low,
                     "auroc_high": auroc.high,
                 }
-                of_group = exam_set(exams, str(model), institution, "pooled")
                 calibration = calibration_of(of_group, **settings)
                 rows.append(of_group.row | calibration | row | {"method": auroc.method})
     numbers = [name + end for name in STATISTICS for end in ("", "_low", "_high")]

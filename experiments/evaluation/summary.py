@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.evaluation.auroc import NOT_ESTIMABLE, auroc_interval
+from experiments.evaluation.auroc import NOT_ESTIMABLE, clustered_auroc
 from experiments.evaluation.sets import exam_sets
 
 JSON_KEYS = (
@@ -26,14 +26,14 @@ def summarise(
     """
     rows = []
     for exams in exam_sets(predictions):
-        estimate = auroc_interval(
+        estimate = clustered_auroc(
             exams.target,
             exams.probability,
-            exams.exams["patient_id"],
+            exams.cluster,
+            exams.stratum_sizes,
             confidence=confidence,
             resamples=resamples,
             seed=seed,
-            strata=exams.exams["institution"],
         )
         figures = {"auroc": estimate.value, "auroc_low": estimate.low, "auroc_high": estimate.high}
         rows.append({**exams.row, **figures, "method": estimate.method})

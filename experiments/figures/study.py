@@ -558,7 +558,8 @@ class _Made:
             Picture("reliability", f"{where}, reliability curves: tenths of the exams by "
                     "probability, before and after recalibration on development data.", figure),
             Table("calibration", f"{where}, calibration as predicted and after recalibration. "
-                  "Ideal are a slope and observed / expected of 1, and an intercept of 0.",
+                  "Ideal are a slope and observed / expected of 1, and an intercept of 0. Isotonic "
+                  "recalibration may give probabilities of 0 and 1, which pull the slope down.",
                   _calibration(reference).drop(columns=["institution", "exams"]),
                   self.calibration),
             Table("calibration_by_institution", "Calibration at every institution.",

@@ -79,6 +79,11 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise InputError(
             f"{', '.join(sorted(missing))} must be given, for example {min(missing)}=VALUE."
         )
+    if config.readers is not None and config.readers.table is not None:
+        # a table of readings knows no model, and is of study B's target only if a person says so
+        config.models, config.fusion = {}, None
+        if "target" not in {override.key_or_group for override in parsed}:
+            config.target = "outcome"
     return config
 
 

@@ -30,9 +30,9 @@ RANGES = (
         math.inf,
         [f"{s}.{k}" for s in TRAININGS for k in ("batch_size", "validate_every_steps")]
         + ["finetune.patience", "cxr_finetune.patience", "trainer.test_batch_size"]
-        + ["ecg.statistics_exams", "ecg.patch_samples", "ecg.filter_order"]
-        + ["statistics.resamples", "statistics.report_resamples"],
+        + ["ecg.statistics_exams", "ecg.patch_samples", "ecg.filter_order"],
     ),
+    (20, math.inf, ["statistics.resamples", "statistics.report_resamples"]),
     (0, math.inf, ["seed", "trainer.loading_workers", "bnp.penalty"]),
     (0, math.inf, [f"{training}.weight_decay" for training in TRAININGS]),
     (2, math.inf, ["ecg.seconds"]),
@@ -51,6 +51,12 @@ FUSION_RANGES = (
     (0, math.inf, ["fusion.weight_decay"]),
     (0, 1, ["fusion.warmup_fraction"]),
 )
+READER_RANGES = (
+    (0.001, 1, ["readers.threshold"]),
+    (0.001, 0.5, ["readers.wanted_gain"]),
+    (0.05, 0.999, ["readers.wanted_power"]),
+    (2, math.inf, ["readers.max_cases"]),
+)
 
 
 def check_settings(config: DictConfig) -> None:
@@ -58,7 +64,8 @@ def check_settings(config: DictConfig) -> None:
 
     Raises InputError for settings that do not fit together.
     """
-    for low, high, keys in RANGES + (() if config.fusion is None else FUSION_RANGES):
+    ranges = RANGES + (() if config.fusion is None else FUSION_RANGES)
+    for low, high, keys in ranges + (() if config.readers is None else READER_RANGES):
         for key in keys:
             value = OmegaConf.select(config, key)
             if value is None or not low <= value <= high:

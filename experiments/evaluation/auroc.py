@@ -70,7 +70,7 @@ def is_estimable(target: ArrayLike, patient: ArrayLike) -> bool:
 
     With fewer nothing tells how much the AUROC varies, and it is not reported.
     """
-    return min(_patients_by_class(np.asarray(target).astype(bool), np.asarray(patient))) >= 2
+    return min(patients_by_class(np.asarray(target).astype(bool), np.asarray(patient))) >= 2
 
 
 def roc_curve(target: ArrayLike, score: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
@@ -153,7 +153,7 @@ def clustered_auroc(
 ) -> Estimate:
     """`auroc_interval` with the patients as `clusters` numbers them."""
     n, positives = labels.size, int(labels.sum())
-    patients = _patients_by_class(labels, cluster)
+    patients = patients_by_class(labels, cluster)
     if min(patients) < 2:
         return Estimate(None, None, None, n, positives, NOT_ESTIMABLE)
 
@@ -249,7 +249,7 @@ def _checked(target: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.bool_], ND
     return labels.astype(bool), scores
 
 
-def _patients_by_class(labels: NDArray[np.bool_], patient: NDArray) -> tuple[int, int]:
+def patients_by_class(labels: NDArray[np.bool_], patient: NDArray) -> tuple[int, int]:
     """How many patients have a positive exam, and how many a negative one."""
     return pd.unique(patient[labels]).size, pd.unique(patient[~labels]).size
 

@@ -15,7 +15,7 @@ from experiments.evaluation.auroc import (
     DELONG,
     NOT_ESTIMABLE,
     clusters,
-    is_estimable,
+    patients_by_class,
     placements,
     resampled_aurocs,
 )
@@ -32,6 +32,7 @@ Pair = tuple[str, str]
 
 _EXAM = ["institution", "split", "exam_id"]
 _FIGURES = ("auroc_a", "auroc_b", "difference", "difference_low", "difference_high", "z", "p")
+LEAST = {DELONG: 5, CLUSTERED: 10}  # patients of each class that a test needs
 _ROUNDING = 1e-14  # a standard error below this is 0: placements are exact to 1e-16
 
 
@@ -63,7 +64,10 @@ def compare(
     - Where the standard error is 0, models that order the exams alike differ by exactly 0: z is 0
       and p is 1. Other such models (both perfect; one perfect, one constant) have AUROCs and a
       difference, but nothing tells how much it varies, and the rest is not estimable.
-    - Nothing is estimable where `is_estimable` says so.
+    - Nothing is estimable with fewer than two patients of a class, and nothing but the AUROCs and
+      their difference with fewer than LEAST. Between equal models p was below 0.05 in 6 % of
+      simulated sets of 5 positive exams (DeLong), and in 5 % of those of 10 positive patients with
+      several exams; of 3 positive exams in 8 %, of 5 positive patients in 8 %.
 
     `p_holm` is Holm's correction over the institutions of one role within a pair: the external
     institutions are one family of tests, and the pooled row is a family of its own.
@@ -107,6 +111,16 @@ def common_exams(predictions: pd.DataFrame, models: Iterable[str]) -> pd.DataFra
             "exams: check that their tables name institutions, splits and exams alike."
         )
     return common
+
+
+def comparable(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The table with those tested exams that all models have, and every validation exam; the whole
+    table where no tested exam is common to all.
+    """
+    tested = predictions["split"].isin(ROLES)
+    models_of_exam = predictions.groupby(_EXAM, sort=False)["model"].transform("size")
+    common = models_of_exam == predictions["model"].nunique()
+    return predictions[common | ~tested] if (common & tested).any() else predictions
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
@@ -184,8 +198,8 @@ def _by_exam(predictions: pd.DataFrame, models: list[str]) -> tuple[pd.DataFrame
         for row in np.flatnonzero(told != agreed):
             exam = exams.iloc[number[row]]
             problems.append(
-                f"exam {exam['exam_id']!r} of {exam['institution']}, {column}: {told[row]!r} for "
-                f"model {predictions['model'].iloc[row]!r}, {agreed[row]!r} for {exam['model']!r}"
+                f"exam {exam['exam_id']!r} of {exam['institution']}, {column}: {told[row]} for "
+                f"model {predictions['model'].iloc[row]!r}, {agreed[row]} for {exam['model']!r}"
             )
     if problems:
         raise InputError(
@@ -261,7 +275,8 @@ def _tests(
     """The test of each of `pairs`, whose models have all of these exams."""
     labels = exams["target"].to_numpy().astype(bool)
     cluster, stratum_sizes = clusters(exams["patient"], exams["stratum"], len(exams))
-    if not is_estimable(labels, cluster):
+    fewest = min(patients_by_class(labels, cluster))
+    if fewest < 2:
         yield from [dict.fromkeys(_FIGURES, np.nan) | {"method": NOT_ESTIMABLE}] * len(pairs)
         return
     values = {model: scores[model].to_numpy() for model in {m for pair in pairs for m in pair}}
@@ -286,10 +301,10 @@ def _tests(
             error = float(np.nanstd(differences, ddof=1))
             low, high = np.nanquantile(differences, quantiles)
         test: dict[str, Any] = {"auroc_a": auroc_a, "auroc_b": auroc_b, "difference": difference}
-        if error > _ROUNDING:
+        if error > _ROUNDING and fewest >= LEAST[method]:
             z = difference / error
             p = float(2 * norm.sf(abs(z)))
-        elif _same_order(values[a], values[b]):
+        elif error <= _ROUNDING and _same_order(values[a], values[b]):
             z, p = 0.0, 1.0
         else:
             yield test | dict.fromkeys(_FIGURES[3:], np.nan) | {"method": NOT_ESTIMABLE}

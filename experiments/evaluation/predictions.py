@@ -103,6 +103,14 @@ def check_predictions(table: pd.DataFrame, source: str) -> pd.DataFrame:
             f"model {model!r}: {institution} is both a development institution (split val or "
             "test) and external; a model knows an institution or it does not"
         )
+    person = ["model", "institution", "patient_id"]
+    parts = known.groupby(person, sort=False)["split"].nunique()
+    twice = parts[parts > 1].reset_index().groupby(["model", "institution"], sort=False)
+    for (model, institution), patients in twice["patient_id"]:
+        rows.refuse_table(
+            f"model {model!r}: {len(patients)} patient(s) of {institution} are in both val and "
+            f"test, {patients.iloc[0]!r} among them; thresholds come from val. Split by patient"
+        )
     exam = ["model", "institution", "exam_id"]
     for row in checked.index[checked.duplicated(exam) & (checked["exam_id"] != "")]:
         model, institution, exam_id = checked.loc[row, exam]

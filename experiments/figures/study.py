@@ -161,8 +161,8 @@ def build(
     """The report of a study; what its input does not allow is left out, and said so.
 
     `predictions` is a checked table, `summary` and `comparisons` those of `summarise` and `compare`
-    on it. Of a fusion they hold the exams that have every input, and `own_summary` each model on
-    all exams that have its own. `folds` are the leave-site-out folds' predictions tables with
+    on it. Where models have different exams it holds those that all have, and `own_summary` is of
+    each model on all its exams. `folds` are the leave-site-out folds' predictions tables with
     their validation exams, from which thresholds and recalibration come. `readers` is the section
     on a reader study.
     """
@@ -384,7 +384,8 @@ class _Made:
             fitted = {
                 "Models": "not known here: the predictions were handed in",
                 "Operating thresholds, recalibration": "exams of split val, where there are any",
-                "Measures": "exams of the splits test (internal) and external",
+                "Measures": "exams of the splits test (internal) and external"
+                + ("" if self.own_summary is None else ", those that all models have"),
             }
         if study.fusion:
             fitted["Fusion"] = study.fusion
@@ -407,7 +408,7 @@ class _Made:
     @property
     def _validated(self) -> str:
         every = "all exams whose target is known and whose input is usable"
-        return every if self.own_summary is None else f"{every}; of every input, for comparisons"
+        return every if self.own_summary is None else f"{every} (measures: those all models have)"
 
     def _pretraining(self) -> list[Block]:
         if self.pretraining is None:
@@ -465,8 +466,8 @@ class _Made:
         if self.own_summary is not None:
             blocks.append(
                 Table(
-                    "results_own_inputs",
-                    f"AUROC for {target}, each model on all exams that have its own input.",
+                    "results_own_exams",
+                    f"AUROC for {target}, each model on all its exams.",
                     results_table(self.own_summary, None),
                     self.own_summary,
                     folded=True,
@@ -611,7 +612,7 @@ class _Made:
             return []
         confidence = self.settings.confidence
         gaps = largest_gaps(self.subgroups, confidence=confidence)
-        exams = f"the external exams{'' if self.own_summary is None else ' that have every input'}"
+        exams = f"the external exams{'' if self.own_summary is None else ' that all models have'}"
         figure = subgroups_figure(
             self.subgroups, confidence=confidence, title=f"{self.study.target}: subgroups"
         )
@@ -646,7 +647,9 @@ class _Made:
 
     def _limits(self, absent: Sequence[str]) -> list[Block]:
         flow = None if self.cohort is None else self.cohort.flow
-        told = limits(self.study, self.summary, self.operating, flow, self.development)
+        told = limits(
+            self.study, self.summary, self.own_summary, self.operating, flow, self.development
+        )
         if absent:
             told.append(
                 f"This report has no section on {' or '.join(absent).lower()}: what it takes was "

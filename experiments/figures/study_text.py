@@ -199,6 +199,7 @@ def _against_others(
 def limits(
     study: Study,
     summary: pd.DataFrame,
+    own_summary: pd.DataFrame | None,
     operating: pd.DataFrame,
     flow: pd.DataFrame | None,
     development: Sequence[str],
@@ -248,6 +249,7 @@ def limits(
                 f"{untold:,} because {study.target} is not known; if those differ from the "
                 "others, so may the models' performance in them. Nothing was imputed."
             )
+    told += _different_exams(summary, own_summary)
     if operating.empty or operating["sensitivity"].isna().all():
         told.append(
             "Without development validation exams of both classes there are no operating "
@@ -268,6 +270,25 @@ def limits(
         "over the institutions of one pair of models, not over pairs, subgroups or measures."
     )
     return told
+
+
+def _different_exams(summary: pd.DataFrame, own_summary: pd.DataFrame | None) -> Iterator[str]:
+    if own_summary is None:
+        if (summary.groupby("institution")["n"].nunique() > 1).any() or (
+            summary.groupby("model")["institution"].agg(frozenset).nunique() > 1
+        ):
+            yield (
+                "No exam was predicted by all models: their figures are of different exams and "
+                "must not be compared. The paired comparisons are of the exams that both have."
+            )
+        return
+    own, common = (table[table["role"] != "pooled"] for table in (own_summary, summary))
+    of_model = own.groupby("model", sort=False)["n"].sum()
+    counts = ", ".join(f"{model} {n:,}" for model, n in of_model.items())
+    n = int(common.groupby("model")["n"].sum().max())
+    text = f"Measures are of the {n:,} exams that all models have. Alone, they have {counts}."
+    lost = [name for name in own["institution"].unique() if name not in set(common["institution"])]
+    yield f"{text} No exam of {', '.join(lost)} is common to all." if lost else text
 
 
 def tripod_answers(

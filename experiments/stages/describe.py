@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,6 +12,7 @@ from experiments.config import plain
 from experiments.figures.study_text import Study
 from experiments.stages.cohort import inputs_of
 from experiments.stages.finetune import settings_of
+from experiments.stages.folder import file_digest
 from experiments.tracking import Tracking
 from lightning_modules.checkpoint import CLASSIFIERS
 
@@ -29,6 +31,7 @@ def describe(
         for name, value in tracking.common.items()
         if name.startswith("store_digest.")
     }
+    digests |= {path: file_digest(Path(path)) for path in config.predictions}
     versions = {"Python": platform.python_version()}
     versions |= {package: version(package) for package in PACKAGES}
     trained = bool(config.models)
@@ -57,7 +60,9 @@ def describe(
 
 
 def rule_of(config: DictConfig) -> str:
-    """How the target follows from measurements, in words."""
+    """How the target follows from measurements, in words; empty where none was read."""
+    if not config.models:
+        return ""
     if config.target == "lvsd":
         rule = f"LVEF below {config.lvsd.lvef_below_percent:g} %"
         return rule + _window(config.lvsd.echo_within_days)
@@ -67,7 +72,7 @@ def rule_of(config: DictConfig) -> str:
             f"{config.ph.pasp_at_least_mmhg:g} mmHg or more, or TR velocity above "
             f"{config.ph.tr_velocity_above_m_s:g} m/s" + _window(config.ph.echo_within_days)
         )
-    return f"the manifest's column {config.target}" if config.models else ""
+    return f"the manifest's column {config.target}"
 
 
 def _window(days: float | None) -> str:

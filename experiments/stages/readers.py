@@ -36,6 +36,7 @@ from experiments.figures.readers_report import (
     size_of,
 )
 from experiments.stages.describe import describe
+from experiments.stages.folder import file_digest
 from experiments.stages.report import Outcome
 from experiments.tracking import Tracking
 
@@ -149,16 +150,17 @@ def report_readers(
     if run is None:
         return
     known = describe(config, tracking, "")
-    size, table = size_of(judged.study), Path(config.readers.table).name
+    size, table = size_of(judged.study), Path(config.readers.table)
     asked = {
-        "Question": f"Do readers detect {known.target} more accurately with the model's help?",
+        "Question": "Are readers more accurate with the model's help?",
         "Study": known.name,
         "Target": known.target,
-        "Readings": f"{table}, kept as readers/readings.csv of the run",
+        "Readings": f"{table.name}, kept as readers/readings.csv of the run",
         "Readers and cases": size,
         "A yes": f"a reading of {config.readers.threshold:g} or more",
     }
     repeat = {"Command": known.command, "Commit": known.commit, "Seed": "none: nothing is drawn"}
+    repeat[f"SHA-256 of {table.name}"] = file_digest(table)
     repeat |= {f"Version of {name}": number for name, number in known.versions.items()}
     report = Report(
         f"{known.target}: {known.name}",

@@ -13,6 +13,7 @@ from experiments.console import say
 from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.comparison import (
     common_exams,
+    comparable,
     compare,
     comparison_table,
     comparisons_json,
@@ -106,9 +107,9 @@ def judge(
 ) -> Judged:
     """Leave predictions, summary, comparisons, metrics and the note that MLflow shows on `run`.
 
-    Where models are fused, table and comparisons are of the exams that have every input, one test
-    set for all; each model on all exams that have its input stands beside it, and in summary.json.
-    `roles` say who was trained on.
+    Where models have different exams (fused ones, of which each has its own input), the table is of
+    those that all have, one test set for all; each model on all its exams stands beside it, and in
+    summary.json. `roles` say who was trained on.
     """
     predictions = results.predictions
     check_predictions(predictions, "this launch's predictions")
@@ -123,38 +124,36 @@ def judge(
     tracking.text(run, json.dumps(summary_json(summary), indent=2), "summary.json")
     heading = f"AUROC for {config.target} ({statistics.confidence:.0%} interval)"
     simulated = _what_is_simulated(config, ceilings)
-    subsets = None
-    if results.subsets is None or results.subsets.empty:
-        shown, tested = summary, predictions
-        table = results_table(summary, ceilings)
-        tables = {heading: table}
-    else:
-        tested = _tested(results, whole=False)
-        shown = summarise(tested, **settings)
+    fused = results.subsets is not None and not results.subsets.empty
+    tested = _tested(results, whole=False) if fused else comparable(predictions)
+    shown, table, tables = summary, results_table(summary, ceilings), {}
+    own_summary = subsets = None
+    if fused or len(tested) < len(predictions):
+        own_summary, shown = summary, summarise(tested, **settings)
         own = results_table(summary, None)
         table = _with_every_institution(results_table(shown, ceilings), own)
+        tables = {f"{heading}, each model on all its exams": own}
+        tracking.text(run, json.dumps(summary_json(shown), indent=2), "common/summary.json")
+        tracking.table(run, own, "results_own_exams.csv")
+        heading += ", exams that all models have"
+    if results.subsets is not None and fused:
         subsets = _subsets(results.subsets, settings, tracking, run)
         of_subsets = f"{config.fusion.name} with each subset of its inputs, exams with all of them"
-        tables = {
-            f"{heading}, exams with all of {', '.join(config.models)}": table,
-            f"{heading}, each model on all exams that have its input": own,
-            of_subsets: results_table(subsets.summary, None),
-        }
-        tracking.text(run, json.dumps(summary_json(shown), indent=2), "complete/summary.json")
-        tracking.table(run, own, "results_own_inputs.csv")
+        tables[of_subsets] = results_table(subsets.summary, None)
+    tables = {heading: table, **tables}
     tracking.table(run, table, "results.csv")
-    comparisons = compare(tested, **settings)
+    comparisons = compare(tested if fused else predictions, **settings)
     tracking.text(run, json.dumps(comparisons_json(comparisons), indent=2), "comparisons.json")
     tracking.table(run, comparison_table(comparisons), "comparisons.csv")
     _log_metrics(summary, ceilings, tracking, run)
     tracking.tags(run, {"mlflow.note.content": _note(config, tables, simulated)})
     shown_table = table if config.fusion is None else _narrow(config, table)
     return Judged(
-        Outcome(next(iter(tables)), shown_table, simulated),
+        Outcome(heading, shown_table, simulated),
         simulated,
         tested,
         shown,
-        summary if subsets is not None else None,
+        own_summary,
         comparisons,
         subsets,
         _cohort(sites, roles, tracking, run) if sites else None,
@@ -327,5 +326,5 @@ def _note(config: DictConfig, tables: Mapping[str, pd.DataFrame], simulated: str
         note += f"\n{simulated}\n"
     return note + (
         "\nRole *development*: internal test, patients held out. Every pair of models is compared "
-        "on the exams of the first table in comparisons.csv. Files: the Artifacts tab.\n"
+        "in comparisons.csv, on the exams that both have. Files: the Artifacts tab.\n"
     )

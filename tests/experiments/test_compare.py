@@ -1,5 +1,6 @@
 """`experiment=compare` by the real command line: anybody's predictions, judged alike."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,12 +75,29 @@ def test_each_model_is_judged_on_its_exams(compared: Launch, files: Path) -> Non
     assert row["auroc"] == pytest.approx(roc_auc_score(theirs["target"], theirs["logit"]))
 
 
-def test_the_report_stands_on_the_launch(compared: Launch) -> None:
+def test_the_report_stands_on_the_launch(compared: Launch, files: Path) -> None:
     report = compared.artifact("report.html").read_text()
     assert "TRIPOD+AI" in report
     assert "<script" not in report
     assert not re.search(r"(src|href)=.(https?:)?//", report)
     assert len(report) < 5e6
+    # Nothing is known of a target in handed-in data, and much of the data themselves.
+    assert "Positive where" not in report
+    digest = hashlib.sha256((files / "theirs.csv").read_bytes()).hexdigest()
+    assert digest in report
+
+
+def test_measures_side_by_side_are_of_exams_that_all_models_have(compared: Launch) -> None:
+    report = compared.artifact("report.html").read_text()
+    told = "Measures are of the 340 exams that all models have. Alone, they have cnn from ours 360,"
+    assert told in report
+    for name in ("operating_points", "calibration", "results"):
+        counts = pd.read_csv(compared.artifact(f"tables/{name}.csv")).groupby("institution")["n"]
+        assert counts.unique().map(list).to_dict() == (
+            {"north": [200], "south": [140], "all-external": [340]}
+        )
+    own = pd.read_csv(compared.artifact("tables/results_own_exams.csv"))
+    assert set(own.loc[own["institution"] == "south", "n"]) == {140, 160}
     assert compared.artifact("tables/results.tex").read_text().startswith("\\begin")
 
 

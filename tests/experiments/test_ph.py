@@ -179,7 +179,7 @@ def test_the_runs_name_each_other(ph: Launch) -> None:
     assert {run.info.run_name for run in folds} == {"cross-fit 1 of 2", "cross-fit 2 of 2"}
     for path in ("figures/forest.png", "figures/roc.png", "figures/flow.png", "figures/subsets.png",
                  "figures/reliability.png", "figures/decision.png", "results.csv",
-                 "comparisons.csv", "complete/summary.json"):  # fmt: skip
+                 "comparisons.csv", "common/summary.json"):  # fmt: skip
         assert ph.artifact(path).stat().st_size > 0
 
 
@@ -190,7 +190,7 @@ def test_the_report_is_one_safe_file_that_says_what_is_simulated(ph: Launch) -> 
     assert "<script" not in report
     for said in ("ph_fusion", "TRIPOD+AI", "cross-fitted by patient in 2 folds", "thistlemere"):
         assert said in report
-    for name in ("table1", "results", "results_own_inputs", "operating_points", "tripod_ai"):
+    for name in ("table1", "results", "results_own_exams", "operating_points", "tripod_ai"):
         for ending in ("csv", "tex"):
             assert ph.artifact(f"tables/{name}.{ending}").stat().st_size > 0
 

@@ -1,5 +1,6 @@
 """`experiment=reader_study` by the real command line."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -79,6 +80,10 @@ def test_real_readings_from_a_table(tmp_path: Path) -> None:
     html = done.artifact("report.html").read_text()
     check_needs_nothing_else(html)
     assert "SIMULATED" not in html
+    assert hashlib.sha256((tmp_path / "readings.csv").read_bytes()).hexdigest() in html
+    # It is of study B's target and networks only if a person says so.
+    run = done.client.get_run(done.run)
+    assert (run.info.run_name, run.data.params["target"]) == ("reader_study", "outcome")
     titles = ["What was asked", "Reader study", "Limits", "How to repeat it"]
     assert re.findall(r"<h2>\d+\. (.*)</h2>", html) == titles
     means = 100 * accuracy.mean()

@@ -14,6 +14,7 @@ from experiments.evaluation.comparison import (
     COLUMNS,
     JSON_KEYS,
     common_exams,
+    comparable,
     compare,
     comparison_table,
     comparisons_json,
@@ -174,7 +175,7 @@ def several_institutions():
         ("east", "external", 40, 0.0),
     ):
         target = (np.arange(n) < prevalence * n).astype(int)
-        patient = np.arange(n) // (2 if institution == "north" else 1)
+        patient = np.arange(n) // (2 if institution == "north" else 1) + 1000 * (split == "val")
         scores = correlated(generator, target, (2.5, 0.5, 0.4))
         exam = [f"{split}{number}" for number in range(n)]
         parts.append(table(target, scores, institution, split, patient, exam))
@@ -386,3 +387,68 @@ def test_table_for_people(compared):
     assert set(
         people.loc["east"][["difference", "p", "p (Holm)", "AUROCs"]].to_numpy().ravel()
     ) == {"not estimable"}
+
+
+def of_equal_models(sets, positives, negatives, most_exams, seed):
+    """Each set an institution; patients have 1 to `most_exams` exams that resemble each other."""
+    generator = np.random.default_rng(seed)
+    patients = positives + negatives
+    exams = generator.integers(1, most_exams + 1, size=sets * patients)
+    exams[::patients] = most_exams
+    patient = np.repeat(np.arange(sets * patients), exams)
+    target = patient % patients < positives
+    shared, *own = generator.normal(size=(3, sets * patients))
+    tables = []
+    for number, of_model in enumerate(own):
+        noise = 0.6 * (shared + of_model)[patient] + 0.5 * generator.normal(size=patient.size)
+        logit = 1.2 * target + noise
+        tables.append(
+            pd.DataFrame(
+                {
+                    "model": f"m{number}",
+                    "institution": (patient // patients).astype(str),
+                    "split": "external",
+                    "patient_id": patient.astype(str),
+                    "exam_id": np.arange(patient.size).astype(str),
+                    "target": target.astype(int),
+                    "logit": logit,
+                    "probability": 1 / (1 + np.exp(-logit)),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.mark.parametrize(("most_exams", "least"), [(1, 5), (3, 10)])
+def test_with_few_patients_of_a_class_there_is_a_difference_and_no_test(most_exams, least):
+    settings = {"confidence": 0.95, "resamples": 50, "seed": 0}
+    for positives in (least - 1, least):
+        table = compare(of_equal_models(1, positives, 30, most_exams, 0), **settings)
+        assert table["difference"].notna().all()
+        enough = positives == least
+        assert table[["p", "p_holm", "z", "difference_low"]].notna().all(axis=None) == enough
+        assert (table["method"] != NOT_ESTIMABLE).all() == enough
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("most_exams", "least", "sets"), [(1, 5, 4000), (4, 10, 1500)])
+def test_equal_models_seldom_differ(most_exams, least, sets):
+    table = of_equal_models(sets, least, 50, most_exams, 1)
+    found = compare(table, confidence=0.95, resamples=500, seed=0)
+    p = found.loc[found["role"] == "external", "p"]
+    assert p.notna().all()
+    assert 0.03 < (p < 0.05).mean() < 0.075
+    assert (p < 0.001).mean() < 0.006
+
+
+def test_models_on_different_exams_are_judged_on_those_that_all_have(predictions):
+    lacking = (predictions["model"] == "m1") & (predictions["institution"] == "south")
+    lacking |= (predictions["model"] == "m2") & (predictions["split"] == "val")
+    table = comparable(predictions[~lacking])
+    assert table.groupby(["model", "split"]).size().unstack().to_numpy(float) == pytest.approx(
+        np.array([[160, 80, 60], [160, 80, 60], [160, 80, np.nan]]), nan_ok=True
+    )
+    assert "south" not in set(table["institution"])
+    pd.testing.assert_frame_equal(comparable(predictions), predictions)
+    apart = predictions[(predictions["model"] == "m0") == (predictions["institution"] == "north")]
+    assert len(comparable(apart)) == len(apart)

@@ -92,6 +92,12 @@ def test_a_strangers_table_needs_no_logits(tmp_path):
     assert "logit" not in str(caught.value)
 
 
+def test_a_patient_in_two_splits_is_refused():
+    leaking = table(patient_id=["p1", "p1", "p2"])
+    with pytest.raises(InputError, match="1 patient.s. of a are in both val and test, 'p1'"):
+        check_predictions(leaking, "theirs")
+
+
 def test_what_is_no_table_is_said(tmp_path):
     with pytest.raises(InputError, match="lacks logit, probability"):
         check_predictions(table().drop(columns=["logit", "probability"]), "theirs")

@@ -307,7 +307,7 @@ def test_a_fusion_shows_its_subsets_and_each_model_on_its_own_exams():
     assert "Subsets of the inputs" in page.text
     assert "cross-fitted in 3 folds of patients" in page.text
     assert "cnn detected LVSD" in page.text
-    assert {"subsets.csv", "results_own_inputs.csv"} <= set(evidence.tables)
+    assert {"subsets.csv", "results_own_exams.csv"} <= set(evidence.tables)
     assert "subsets" in evidence.figures
 
 

@@ -211,8 +211,8 @@ def gee_table(readings: pd.DataFrame, *, threshold: float = 0.5, confidence: flo
     are clustered). Below about ten clusters even this is an approximation: prefer `mrmc_table`.
 
     Columns: metric, clusters, readers, cases, without, with (shares), odds_ratio (with : without),
-    low, high (of the odds ratio), df, p. Not estimable (NaN) with one cluster, where all or no
-    answers of an arm are right, and where the answers of the arms do not differ in any cluster.
+    low, high (of the odds ratio), df, p. Not estimable (NaN) with one reader or one case, where all
+    or no answers of an arm are right, and where those of the arms do not differ in any cluster.
     """
     cube, truth, _ = _cube(readings)
     right = (cube >= threshold) == truth.astype(bool)

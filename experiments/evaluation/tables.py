@@ -15,10 +15,11 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file. Name an existing table of {what}.")
-    if path.suffix not in (".parquet", ".csv"):
+    suffix = path.suffix.lower()
+    if suffix not in (".parquet", ".csv"):
         raise InputError(f"{path}: {what} are read from .parquet or .csv. Convert the table.")
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             return pd.read_parquet(path)
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
@@ -48,7 +49,7 @@ class RowChecks:
             raise InputError(f"{source}: the table of {what} has no rows. {remedy}")
         self.original = table.loc[:, list(columns)].reset_index(drop=True)
         self.source = source
-        self._unit, self._first = ("line", 2) if source.endswith(".csv") else ("row", 1)
+        self._unit, self._first = ("line", 2) if source.lower().endswith(".csv") else ("row", 1)
         self._problems: list[tuple[int, str]] = []
 
     def refuse(self, bad: pd.Series, column: str, remedy: str) -> None:

@@ -652,8 +652,8 @@ class _Made:
         )
         if absent:
             told.append(
-                f"This report has no section on {' or '.join(absent).lower()}: what it takes was "
-                "not handed in with the predictions."
+                f"This report has no section on {' or '.join(absent).lower()}: they take the "
+                "manifests, and predictions that are handed in come without."
             )
         return [Listing(told)]
 

@@ -14,6 +14,7 @@ from experiments.evaluation.tripod import Answer
 EXTERNAL_VALIDATION = "external_validation"
 LEAVE_SITE_OUT = "leave_site_out"
 ENOUGH = 100  # exams of each class, for an external validation (Vergouwe et al. 2005)
+_TOLD = 6  # models, at most, that the answer compares the main one with
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,13 @@ def _against_others(
 ) -> Iterator[str]:
     alpha = 1 - confidence
     told, counted = [], False
-    for other in [model for model in summary["model"].unique() if model != main]:
+    others = [model for model in summary["model"].unique() if model != main]
+    if len(others) > _TOLD:
+        aurocs = reference_set(summary).set_index("model")["auroc"]
+        best = aurocs.reindex(others).nlargest(_TOLD).index
+        yield f"Of {len(others)} other models the {_TOLD} with the highest AUROCs:"
+        others = [model for model in others if model in best]
+    for other in others:
         ahead = (comparisons["model_a"] == main) & (comparisons["model_b"] == other)
         behind = (comparisons["model_a"] == other) & (comparisons["model_b"] == main)
         rows = comparisons[ahead | behind]

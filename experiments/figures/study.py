@@ -395,7 +395,8 @@ class _Made:
             "of proportions; else, and for everything without a closed form, "
             f"{self.settings.auroc_resamples:,} bootstrap resamples (AUROCs and their "
             f"comparisons; {self.settings.resamples:,} for all else) of whole patients within "
-            "institutions. Holm's correction over the external institutions of a pair of models. "
+            "institutions, whose variance the intervals of AUROCs and of proportions then have. "
+            "Holm's correction over the external institutions of a pair of models. "
             "Random effects by Paule and Mandel with the interval of Hartung and Knapp."
         )
         table = pd.DataFrame({"what": list(fitted), "fitted or computed on": list(fitted.values())})
@@ -559,8 +560,9 @@ class _Made:
             Picture("reliability", f"{where}, reliability curves: tenths of the exams by "
                     "probability, before and after recalibration on development data.", figure),
             Table("calibration", f"{where}, calibration as predicted and after recalibration. "
-                  "Ideal are a slope and observed / expected of 1, and an intercept of 0. Isotonic "
-                  "recalibration may give probabilities of 0 and 1, which pull the slope down.",
+                  "Ideal are a slope and observed / expected of 1, and an intercept of 0; neither "
+                  "is estimable where more than 1 % of the probabilities are 0 or 1, as after "
+                  "isotonic recalibration.",
                   _calibration(reference).drop(columns=["institution", "exams"]),
                   self.calibration),
             Table("calibration_by_institution", "Calibration at every institution.",

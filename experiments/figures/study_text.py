@@ -154,9 +154,10 @@ def _at_work(main: str, operating: pd.DataFrame, calibration: pd.DataFrame) -> I
             f"to, and the calibration slope was {estimate(before, 'slope', 2)}"
         )
         if after is not None and pd.notna(after["observed_expected"]):
+            slope = NOT_ESTIMABLE if pd.isna(after["slope"]) else f"{after['slope']:.2f}"
             text += (
                 f"; after recalibration on development data {after['observed_expected']:.2f} and "
-                f"{after['slope']:.2f}"
+                f"{slope}"
             )
         yield f"{text}."
 

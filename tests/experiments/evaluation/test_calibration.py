@@ -77,9 +77,29 @@ def test_slope_needs_overlap_and_intercept_both_classes():
     assert np.isnan(alike[0]).all()
     assert alike[1][0] == pytest.approx(logit(0.5) - logit(0.2))
     assert np.isnan(logistic_calibration([0, 0], [0.1, 0.2])).all()
-    # certain predictions, one of them wrong
-    certain = logistic_calibration([0, 1, 1, 0], [0.0, 1.0, 0.0, 0.5])
-    assert np.isfinite(certain).all()
+
+
+@pytest.mark.parametrize("certain", [0.0, 1.0, 1e-8])
+def test_logits_that_are_the_clips_choice_give_no_slope(certain):
+    target, probability = simulated(400, 9)
+    probability[:4] = certain
+    assert np.isfinite(logistic_calibration(target, probability)).all()
+    probability[:5] = certain
+    assert np.isnan(logistic_calibration(target, probability)).all()
+
+
+@pytest.mark.parametrize("exams_a_patient", [1, 2])
+def test_certain_probabilities_leave_the_other_statistics(exams_a_patient):
+    target, probability = simulated(400, 9)
+    probability = np.where(probability < 0.05, 0.0, probability)
+    predictions = exams(target, probability, patient=np.arange(400) // exams_a_patient)
+    row = calibration_table(predictions, **SETTINGS).iloc[0]
+    for name in STATISTICS:
+        figures = row[[name, f"{name}_low", f"{name}_high"]].astype(float)
+        if name in ("slope", "intercept"):
+            assert figures.isna().all()
+        else:
+            assert np.isfinite(figures).all()
 
 
 def test_the_parts_of_the_brier_score_add_up():

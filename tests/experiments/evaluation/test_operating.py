@@ -3,15 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
 from datamodules.errors import InputError
 from experiments.evaluation.auroc import CLUSTERED, NOT_ESTIMABLE
+from experiments.evaluation.bootstrap import resampled_patients
 from experiments.evaluation.operating import (
     CLOSED_FORM,
     COLUMNS,
     GIVEN,
+    RATIOS,
     STATISTICS,
     YOUDEN,
     operating_points,
@@ -130,16 +133,105 @@ def test_no_interval_is_a_point():
 
 
 def test_what_is_missing_is_not_estimable():
+    of_both = [f"{name}{end}" for name in STATISTICS[2:] for end in ("", "_low", "_high")]
     row = row_of(of_counts(tp=0, fp=3, tn=7, fn=0))
-    assert np.isnan([row["sensitivity"], row["lr_positive"], row["lr_negative"]]).all()
+    assert row[["sensitivity", *of_both]].isna().all()
     assert row["specificity"] == 0.7
+    row = row_of(of_counts(tp=4, fp=1, tn=0, fn=3))
+    assert row[["specificity", *of_both]].isna().all()
+    assert row["sensitivity"] == 4 / 7
     nobody_called = row_of(of_counts(tp=0, fp=0, tn=7, fn=3))
     assert np.isnan([nobody_called["ppv"], nobody_called["ppv_low"]]).all()
     assert nobody_called["sensitivity"] == 0
     # all positive exams are one patient's
     one = row_of(of_counts(tp=3, fp=3, tn=7, fn=0, patient=[0, 0, 0, *range(1, 11)]))
-    assert np.isnan(one["sensitivity"])
+    assert one[["sensitivity", *of_both]].isna().all()
     assert one["specificity"] == 0.7
+    two = row_of(of_counts(tp=3, fp=3, tn=7, fn=0, patient=[0, 0, 1, *range(2, 12)]))
+    assert two[["sensitivity", "ppv", "npv", "accuracy", "f1", "ppv_low"]].notna().all()
+
+
+def correlated(generator, positives, negatives, sensitivity=0.9, specificity=0.8):
+    """Patients of one class each, with one to five exams whose latent scores correlate by 0.5."""
+    size = generator.integers(1, 6, positives + negatives)
+    patient = np.repeat(np.arange(size.size), size)
+    target = patient < positives
+    score = (
+        generator.normal(size=size.size)[patient] + generator.normal(size=patient.size)
+    ) / 2**0.5
+    called = score < norm.ppf(np.where(target, sensitivity, 1 - specificity))
+    return exams(target.astype(int), called.astype(float), patient=patient)
+
+
+def test_clustered_intervals_by_definition():
+    """Wilson's with n_eff = p (1 - p) / var; the log method with the variance of s*/s - t*/t."""
+    predictions = correlated(np.random.default_rng(5), 20, 40)
+    row = row_of(predictions)
+    size = predictions["patient_id"].value_counts().sort_index().to_numpy()
+    drawn = np.concatenate(list(resampled_patients(len(predictions), np.array([60]), 500, 0)))
+    weights = np.repeat(drawn, size, axis=1)
+    target, called = predictions["target"] == 1, predictions["probability"] > 0.5
+    tp, fp, tn, fn = (target & called, ~target & called, ~target & ~called, target & ~called)
+    masks = {
+        "sensitivity": (tp, target), "specificity": (tn, ~target), "ppv": (tp, called),
+        "npv": (tn, ~called), "accuracy": (tp | tn, target | ~target), "f1": (tp, tp | fp | fn),
+    }  # fmt: skip
+    for name, (above, below) in masks.items():
+        share = above.sum() / below.sum()
+        variance = ((weights @ above) / (weights @ below)).var()
+        trials = min(share * (1 - share) / variance, below.sum())
+        bounds = np.array(proportion_confint(share * trials, trials, method="wilson"))
+        if name == "f1":
+            share, bounds = 2 * share / (1 + share), 2 * bounds / (1 + bounds)
+        assert row[name] == pytest.approx(share)
+        assert interval(row, name) == pytest.approx(tuple(bounds)), name
+    for name, (s, t) in zip(RATIOS, ((tp, fp), (fn, tn)), strict=True):
+        relative = [
+            (weights @ above) / (weights @ below) * below.sum() / above.sum()
+            for above, below in ((s, target), (t, ~target))
+        ]
+        half = 1.959964 * (relative[0] - relative[1]).std()
+        bounds = row[name] * np.exp([-half, half])
+        assert interval(row, name) == pytest.approx(tuple(bounds)), name
+
+
+def test_the_effective_size_is_at_most_the_exams():
+    """Nearly every patient has a TP and a FN, so that sensitivity hardly varies."""
+    positives = np.repeat([1, 0], 40).reshape(2, 40).T.ravel()
+    called = [*positives, 1, 1, *np.repeat([1, 0], [5, 25])]
+    predictions = exams(
+        np.repeat([1, 0], [82, 30]), called, patient=[*np.repeat(np.arange(41), 2), *range(41, 71)]
+    )
+    row = row_of(predictions)
+    expected = proportion_confint(42, 82, method="wilson")
+    assert interval(row, "sensitivity") == pytest.approx(expected)
+
+
+def test_no_likelihood_ratio_reaches_zero():
+    """Many resamples miss the only patient with an FN, or with an FP."""
+    patient = np.repeat(np.arange(36), 2)
+    row = row_of(
+        of_counts(tp=22, fp=2, tn=46, fn=2, patient=patient[[*range(22), *range(24, 72), 22, 23]])
+    )
+    assert row["method"] == CLUSTERED
+    for name in RATIOS:
+        low, high = interval(row, name)
+        assert 0 < low < row[name] < high < np.inf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positives", [20, 50])
+def test_clustered_intervals_cover_the_truth(positives):
+    true = {"sensitivity": 0.9, "specificity": 0.8, "lr_positive": 4.5, "lr_negative": 0.125}
+    generator = np.random.default_rng(1)
+    covered: dict[str, list[bool]] = {name: [] for name in true}
+    for _ in range(500):
+        row = row_of(correlated(generator, positives, 2 * positives), resamples=400)
+        for name, value in true.items():
+            if not np.isnan(row[name]):
+                covered[name].append(row[f"{name}_low"] <= value <= row[f"{name}_high"])
+    shares = {name: np.mean(values) for name, values in covered.items()}
+    assert all(0.92 <= share <= 0.97 for share in shares.values()), shares
 
 
 def test_thresholds_come_from_validation_exams_only():

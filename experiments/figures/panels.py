@@ -20,6 +20,7 @@ _BOTTOM = 12.0
 _TOP = 22.0
 _LEGEND = 6.0  # a row of it, below the title
 _COLUMNS = 3
+_TITLE = 28  # letters of a panel's title, in bold
 _LETTER = 1.5
 _MARK = 15.0  # of an entry of the legend, beside its text
 
@@ -54,7 +55,7 @@ def panels(
         row, column = divmod(number, columns)
         bottom = height - top - row * (PANEL + _STEP) - PANEL
         axes = style.axes_mm(figure, _LEFT + column * (PANEL + _GAP), bottom, PANEL, PANEL)
-        axes.set_title(name, pad=14)
+        axes.set_title(style.shortened(name, _TITLE), pad=14)
         below = number + columns >= len(titles)
         axes.set(xlabel=xlabel if below else "", ylabel=ylabel if column == 0 else "")
         drawn.append(axes)

@@ -6,16 +6,17 @@ from matplotlib.figure import Figure
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE, auroc, is_estimable, roc_curve
 from experiments.figures import style
-from experiments.figures.panels import note, panels, unit_axis
+from experiments.figures.panels import entry, note, panels, unit_axis
 
 _FILL = 0.16  # how dense a band is
-_CROWD = 4  # models; more have a smaller legend
+_CROWD = 4  # models; more have one legend for all panels
 
 
 def roc_figure(
     predictions: pd.DataFrame, title: str, *, bands: pd.DataFrame | None = None
 ) -> Figure:
-    """ROC curves of all models from a checked predictions table, with the AUROC of each.
+    """ROC curves of all models from a checked predictions table, with the AUROC of each where they
+    are few.
 
     A panel an external institution, in the table's order; where there is none, a panel a
     development institution's internal test. What is not estimable is said in words. `bands` are
@@ -26,6 +27,7 @@ def roc_figure(
     if tested.empty:
         tested, note_of_role = predictions[predictions["split"] == "test"], " (internal test)"
     styles = style.model_styles(predictions["model"])
+    crowded = len(styles) > _CROWD
     institutions = list(tested.groupby("institution", sort=False))
     with style.look():
         figure, drawn = panels(
@@ -33,12 +35,17 @@ def roc_figure(
             title,
             xlabel="1 - specificity",
             ylabel="sensitivity",
+            legend=[entry(m, look.colour, look.line) for m, look in styles.items()]
+            if crowded
+            else (),
         )
         for axes, (institution, exams) in zip(drawn, institutions, strict=True):
             of_panel = None
             if bands is not None:
                 of_panel = bands[bands["institution"] == institution]
             _panel(axes, exams, styles, of_panel)
+            if not crowded:
+                _legend(axes)
     return figure
 
 
@@ -72,9 +79,10 @@ def _panel(
                   linewidth=1.3, label=f"{model}  {auroc(target, probability):.3f}",
                   gid=f"roc-{model}")  # fmt: skip
     unit_axis(axes)
-    crowded = exams["model"].nunique() > _CROWD
+
+
+def _legend(axes: Axes) -> None:
     axes.legend(
-        title="AUROC", loc="lower right", handlelength=2.4, borderaxespad=0.3,
-        fontsize=5.8 if crowded else 7, labelspacing=0.25 if crowded else 0.5, title_fontsize=7,
-        alignment="left", frameon=True, framealpha=0.8, edgecolor="none",
+        title="AUROC", loc="lower right", handlelength=2.4, borderaxespad=0.3, fontsize=7,
+        title_fontsize=7, alignment="left", frameon=True, framealpha=0.8, edgecolor="none",
     )  # fmt: skip

@@ -66,10 +66,21 @@ class ModelStyle(NamedTuple):
 
 
 def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
-    """A style a model, by order of first appearance; they repeat after seven models."""
-    distinct = list(dict.fromkeys(models))
-    looks = [ModelStyle(*look) for look in zip(_COLOURS, _MARKERS, _LINES, strict=True)]
-    return {model: looks[number % len(looks)] for number, model in enumerate(distinct)}
+    """A style a model, by order of first appearance; no two of 49 models share all three parts."""
+    looks = {}
+    for number, model in enumerate(dict.fromkeys(models)):
+        again, place = divmod(number, len(_COLOURS))
+        other = (place + again) % len(_COLOURS)
+        looks[model] = ModelStyle(_COLOURS[place], _MARKERS[other], _LINES[other])
+    return looks
+
+
+def shortened(text: str, most: int) -> str:
+    """`text` in `most` characters, what lies between its beginning and its end left out."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
 
 
 def look() -> AbstractContextManager[None]:

@@ -78,3 +78,12 @@ def test_bands_lie_about_the_curves(predictions):
     corners = band.get_paths()[0].vertices
     middle = corners[np.isclose(corners[:, 0], 0.3)][:, 1]
     assert middle.min() < np.interp(0.3, *curve.get_data()) < middle.max()
+
+
+def test_many_models_share_one_legend_beside_the_panels(predictions):
+    several = [predictions.assign(model=predictions["model"] + str(n)) for n in range(4)]
+    figure = roc_figure(pd.concat(several, ignore_index=True), "LVSD")
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    (common,) = figure.legends
+    names = [text.get_text() for text in common.get_texts()]
+    assert sorted(names) == sorted(f"{m}{n}" for n in range(4) for m in ("mae", "cnn"))

@@ -20,7 +20,14 @@ def test_models_keep_their_look_and_differ_without_colour():
         0.299 * r + 0.587 * g + 0.114 * b for r, g, b in (to_rgb(x.colour) for x in looks.values())
     )
     assert min(b - a for a, b in pairwise(greys)) > 0.05
-    assert len(style.model_styles(str(number) for number in range(20))) == 20
+    many = style.model_styles(str(number) for number in range(40))
+    assert len(many) == len(set(many.values())) == 40
+
+
+def test_long_names_keep_beginning_and_end():
+    assert style.shortened("asahi", 5) == "asahi"
+    names = {style.shortened(f"Hospital of the Northern City {n}", 20) for n in (1, 10)}
+    assert names == {"Hospital o…rn City 1", "Hospital o…n City 10"}
 
 
 def test_nothing_global_changes():

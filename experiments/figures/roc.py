@@ -78,6 +78,8 @@ def _panel(
         axes.plot(false_positive_rate, sensitivity, color=look.colour, linestyle=look.line,
                   linewidth=1.3, label=f"{model}  {auroc(target, probability):.3f}",
                   gid=f"roc-{model}")  # fmt: skip
+    if not any(str(line.get_gid()).startswith("roc-") for line in axes.get_lines()):
+        axes.text(0.5, 0.5, NOT_ESTIMABLE, ha="center", va="center", color=style.FAINT)
     unit_axis(axes)
 
 

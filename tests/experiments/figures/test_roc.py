@@ -84,6 +84,7 @@ def test_many_models_share_one_legend_beside_the_panels(predictions):
     several = [predictions.assign(model=predictions["model"] + str(n)) for n in range(4)]
     figure = roc_figure(pd.concat(several, ignore_index=True), "LVSD")
     assert all(axes.get_legend() is None for axes in figure.axes)
+    assert "not estimable" in [text.get_text() for text in figure.axes[1].texts]
     (common,) = figure.legends
     names = [text.get_text() for text in common.get_texts()]
     assert sorted(names) == sorted(f"{m}{n}" for n in range(4) for m in ("mae", "cnn"))

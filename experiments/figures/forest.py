@@ -19,9 +19,9 @@ _LINE = 4.6  # a model
 _SPACE = 2.4  # between institutions
 _HEADING = 6.2
 _PLOT = 90.0
-_COUNTS = 27.0  # left of the plot
+_NAMES = 34.0  # left of the plot, at least
+_COUNTS = 23.0  # beside the plot, at least
 _NUMBERS = 42.0  # right of it
-_LETTER = 1.6  # of an institution's name, at most
 _TOP = 22.0  # title, a legend of one row and column heads
 _LEGEND_ROW = 4.6
 _LEGEND_MARK = 14.0  # of an entry, beside its text
@@ -59,8 +59,8 @@ def forest_figure(
     ceilings = ceilings or {}
     best = [auroc for of_model in ceilings.values() for auroc in of_model.values()]
     styles = style.model_styles(summary["model"])
-    longest = max((len(name) for name in summary["institution"]), default=0)
-    left = max(longest * _LETTER, 30.0) + _COUNTS + 4
+    names = max(style.widest(summary["institution"]) + 10, _NAMES)
+    left = names + max(style.widest(_counts(row) for _, row in summary.iterrows()), _COUNTS) + 4
     blocks = summary.groupby(["role", "institution"], sort=False)
     roles = [role for role in _HEADINGS if role in set(summary["role"])]
     content = len(summary) * _LINE + blocks.ngroups * _SPACE + len(roles) * _HEADING
@@ -71,7 +71,7 @@ def forest_figure(
         bounds = [bound for bound in pooled[ends].to_numpy().ravel() if pd.notna(bound)]
     width = left + _PLOT + _NUMBERS
     entries = [*styles, _CEILING] if ceilings else list(styles)
-    legend_columns = _legend_columns(entries, width)
+    legend_columns = style.legend_columns(entries, width - 4, _LEGEND_MARK)
     legend_rows = math.ceil(len(entries) / legend_columns)
     height = _TOP + (legend_rows - 1) * _LEGEND_ROW + content + _BOTTOM
 
@@ -150,14 +150,8 @@ def forest_figure(
     return figure
 
 
-def _legend_columns(entries: Sequence[str], width: float) -> int:
-    """As many as fit; a legend fills its columns one after the other."""
-    for rows in range(1, len(entries)):
-        columns = [entries[start : start + rows] for start in range(0, len(entries), rows)]
-        widest = (max(map(len, column)) * _LETTER + _LEGEND_MARK for column in columns)
-        if sum(widest) <= width:
-            return len(columns)
-    return 1
+def _counts(row: pd.Series) -> str:
+    return f"{row['positives']} / {row['n']}"
 
 
 def _block(
@@ -168,7 +162,7 @@ def _block(
     ceilings: Mapping[str, Mapping[str, float]],
 ) -> None:
     """One institution's lines, the first at `top`."""
-    counts = [f"{row.positives} / {row.n}" for row in rows.itertuples()]
+    counts = [_counts(row) for _, row in rows.iterrows()]
     same = len(set(counts)) == 1
     if same:
         _beside(axes, -4, top + len(rows) * _LINE / 2, counts[0], ha="right")

@@ -19,8 +19,8 @@ _SPACE = 2.2  # between groups
 _HEADING = 6.2  # of a block
 _PLOT = 50.0
 _NUMBERS = 36.0  # right of each plot
-_COUNTS = 27.0
-_LETTER = 1.6  # of a group's name, at most
+_NAMES = 34.0  # left of the plots, at least
+_COUNTS = 23.0  # beside the first plot, at least
 _TOP = 24.0
 _BOTTOM = 11.0
 _LEGEND_ROW = 4.6
@@ -51,12 +51,11 @@ def intervals_figure(
     styles = style.model_styles(table["model"])
     blocks = list(table.groupby("block", sort=False))
     groups = table.groupby(["block", "group"], sort=False).ngroups
-    longest = max((len(str(name)) for name in table["group"]), default=0)
-    left = max(longest * _LETTER, 30.0) + _COUNTS + 4
+    names = max(style.widest(table["group"].astype(str)) + 10, _NAMES)
+    left = names + max(style.widest(_counts(row) for _, row in table.iterrows()), _COUNTS) + 4
     content = len(table) * _LINE + groups * _SPACE + len(blocks) * _HEADING
     width = left + len(statistics) * (_PLOT + _NUMBERS)
-    entry = max((len(model) for model in styles), default=0) * _LETTER + _LEGEND_MARK
-    legend_columns = max(1, int(width // entry))
+    legend_columns = style.legend_columns(list(styles), width - 4, _LEGEND_MARK)
     rows = math.ceil(len(styles) / legend_columns)
     height = _TOP + (rows - 1) * _LEGEND_ROW + content + _BOTTOM
     with style.look():
@@ -80,13 +79,13 @@ def intervals_figure(
             for group, of_group in of_block.groupby("group", sort=False):
                 middle = y + len(of_group) * _LINE / 2
                 _beside(first, 6 - left, middle, str(group))
-                counts = {f"{r.positives:,} / {r.n:,}" for r in of_group.itertuples()}
+                counts = {_counts(row) for _, row in of_group.iterrows()}
                 if len(counts) == 1:
                     _beside(first, -4, middle, counts.pop(), ha="right")
                 for number, (_, row) in enumerate(of_group.iterrows()):
                     at = y + (number + 0.5) * _LINE
                     if counts:
-                        _beside(first, -4, at, f"{row['positives']:,} / {row['n']:,}", ha="right")
+                        _beside(first, -4, at, _counts(row), ha="right")
                     for axes, statistic in zip(drawn, statistics, strict=True):
                         _draw(axes, row, statistic, styles[row["model"]], at)
                 y += len(of_group) * _LINE + _SPACE
@@ -100,6 +99,10 @@ def intervals_figure(
             columnspacing=1.6, handlelength=1.8,
         )  # fmt: skip
     return figure
+
+
+def _counts(row: pd.Series) -> str:
+    return f"{row['positives']:,} / {row['n']:,}"
 
 
 def _prepare(axes: Axes, table: pd.DataFrame, statistic: Statistic, content: float) -> None:

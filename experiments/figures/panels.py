@@ -1,7 +1,7 @@
 """Square panels of one size, beside and above each other."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from matplotlib.axes import Axes
@@ -18,11 +18,12 @@ _LEFT = 17.0
 _RIGHT = 5.0
 _BOTTOM = 12.0
 _TOP = 22.0
-_LEGEND = 6.0  # a row of it, below the title
+_LEGEND = 4.2  # a row of it, below the title
+_LEGEND_GAP = 2.0  # between it and the panels
 _COLUMNS = 3
-_TITLE = 28  # letters of a panel's title, in bold
-_LETTER = 1.5
-_MARK = 15.0  # of an entry of the legend, beside its text
+_MARK = 14.0  # of an entry of the legend, beside its text
+_MARGIN = 4.0  # of the title and the legend
+_TITLE_SIZE = 10.0  # points
 
 
 def panels(
@@ -39,23 +40,35 @@ def panels(
     """
     columns = min(_COLUMNS, max(len(titles), 1))
     rows = math.ceil(len(titles) / columns)
-    width = max(_LEFT + columns * (PANEL + _GAP) - _GAP + _RIGHT, 90.0)
-    legend_columns = _legend_columns([str(line.get_label()) for line in legend], width)
-    top = _TOP + math.ceil(len(legend) / legend_columns) * _LEGEND
+    labels = [str(line.get_label()) for line in legend]
+    width = max(
+        _LEFT + columns * (PANEL + _GAP) - _GAP + _RIGHT,
+        style.text_width(title, _TITLE_SIZE, "bold") + 2 * _MARGIN,
+        style.widest(labels, style.STYLE["legend.fontsize"]) + _MARK + _MARGIN,
+        90.0,
+    )
+    legend_columns = style.legend_columns(labels, width - _MARGIN, _MARK)
+    top = _TOP
+    if legend:
+        top += math.ceil(len(legend) / legend_columns) * _LEGEND + _LEGEND_GAP
     height = top + rows * (PANEL + _STEP) - _STEP + _BOTTOM
     figure = style.new_figure(width, height)
-    figure.text(4 / width, 1 - 6 / height, title, size=10, weight="bold", va="center")
+    figure.text(
+        _MARGIN / width, 1 - 6 / height, title, size=_TITLE_SIZE, weight="bold", va="center"
+    )
     if legend:
         figure.legend(
             handles=legend, loc="upper left", bbox_to_anchor=(2 / width, 1 - 9.5 / height),
             ncols=legend_columns, columnspacing=1.6, handlelength=2.6,
         )  # fmt: skip
+    room = (width - _LEFT if columns == 1 else PANEL + _RIGHT) - 1
+    size, weight = style.STYLE["axes.titlesize"], style.STYLE["axes.titleweight"]
     drawn = []
     for number, name in enumerate(titles):
         row, column = divmod(number, columns)
         bottom = height - top - row * (PANEL + _STEP) - PANEL
         axes = style.axes_mm(figure, _LEFT + column * (PANEL + _GAP), bottom, PANEL, PANEL)
-        axes.set_title(style.shortened(name, _TITLE), pad=14)
+        axes.set_title(style.fitted(name, room, size, weight), pad=14)
         below = number + columns >= len(titles)
         axes.set(xlabel=xlabel if below else "", ylabel=ylabel if column == 0 else "")
         drawn.append(axes)
@@ -81,8 +94,3 @@ def unit_axis(axes: Axes) -> None:
     axes.set_xticklabels(["0", "", "0.5", "", "1"])
     axes.set_yticklabels(["0", "", "0.5", "", "1"])
     style.show_ticks(axes)
-
-
-def _legend_columns(labels: Iterable[str], width: float) -> int:
-    entry = max((len(label) for label in labels), default=0) * _LETTER + _MARK
-    return max(1, int(width // entry))

@@ -6,17 +6,19 @@ from matplotlib.figure import Figure
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE, auroc, is_estimable, roc_curve
 from experiments.figures import style
-from experiments.figures.panels import entry, note, panels, unit_axis
+from experiments.figures.panels import PANEL, entry, note, panels, unit_axis
 
 _FILL = 0.16  # how dense a band is
 _CROWD = 4  # models; more have one legend for all panels
+_LEGEND_SIZE = 7.0  # points, of a panel's own legend
+_LEGEND_MARK = 13.0  # mm of it beside its text
 
 
 def roc_figure(
     predictions: pd.DataFrame, title: str, *, bands: pd.DataFrame | None = None
 ) -> Figure:
     """ROC curves of all models from a checked predictions table, with the AUROC of each where they
-    are few.
+    are few and their names short.
 
     A panel an external institution, in the table's order; where there is none, a panel a
     development institution's internal test. What is not estimable is said in words. `bands` are
@@ -27,7 +29,8 @@ def roc_figure(
     if tested.empty:
         tested, note_of_role = predictions[predictions["split"] == "test"], " (internal test)"
     styles = style.model_styles(predictions["model"])
-    crowded = len(styles) > _CROWD
+    widest = style.widest((f"{model}  0.000" for model in styles), _LEGEND_SIZE)
+    crowded = len(styles) > _CROWD or widest + _LEGEND_MARK > PANEL
     institutions = list(tested.groupby("institution", sort=False))
     with style.look():
         figure, drawn = panels(
@@ -44,7 +47,9 @@ def roc_figure(
             if bands is not None:
                 of_panel = bands[bands["institution"] == institution]
             _panel(axes, exams, styles, of_panel)
-            if not crowded:
+            if crowded:
+                _absences(axes)
+            else:
                 _legend(axes)
     return figure
 
@@ -78,13 +83,21 @@ def _panel(
         axes.plot(false_positive_rate, sensitivity, color=look.colour, linestyle=look.line,
                   linewidth=1.3, label=f"{model}  {auroc(target, probability):.3f}",
                   gid=f"roc-{model}")  # fmt: skip
-    if not any(str(line.get_gid()).startswith("roc-") for line in axes.get_lines()):
-        axes.text(0.5, 0.5, NOT_ESTIMABLE, ha="center", va="center", color=style.FAINT)
     unit_axis(axes)
+
+
+def _absences(axes: Axes) -> None:
+    """How many models have no curve, in place of the words in a panel's legend."""
+    models = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    absent = sum(str(line.get_label()).endswith(NOT_ESTIMABLE) for line in models)
+    if absent:
+        told = "" if absent == len(models) else f"{absent} of {len(models)} models "
+        axes.text(0.97, 0.05, told + NOT_ESTIMABLE, ha="right", size=7, color=style.FAINT)
 
 
 def _legend(axes: Axes) -> None:
     axes.legend(
-        title="AUROC", loc="lower right", handlelength=2.4, borderaxespad=0.3, fontsize=7,
-        title_fontsize=7, alignment="left", frameon=True, framealpha=0.8, edgecolor="none",
+        title="AUROC", loc="lower right", handlelength=2.4, borderaxespad=0.3,
+        fontsize=_LEGEND_SIZE, title_fontsize=_LEGEND_SIZE, alignment="left", frameon=True,
+        framealpha=0.8, edgecolor="none",
     )  # fmt: skip

@@ -1,13 +1,15 @@
 """One look for every figure: size in millimetres, fonts, and how a model is told from another."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
+from matplotlib.font_manager import FontProperties, get_font_names
 
 Line = str | tuple[float, tuple[float, ...]]  # one of matplotlib's line styles
 
@@ -66,12 +68,13 @@ class ModelStyle(NamedTuple):
 
 
 def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
-    """A style a model, by order of first appearance; no two of 49 models share all three parts."""
+    """A style a model, by order of first appearance; no two of 49 models share two of its parts."""
     looks = {}
     for number, model in enumerate(dict.fromkeys(models)):
         again, place = divmod(number, len(_COLOURS))
-        other = (place + again) % len(_COLOURS)
-        looks[model] = ModelStyle(_COLOURS[place], _MARKERS[other], _LINES[other])
+        marker = _MARKERS[(place + again) % len(_MARKERS)]
+        line = _LINES[(place + 2 * again) % len(_LINES)]
+        looks[model] = ModelStyle(_COLOURS[place], marker, line)
     return looks
 
 
@@ -81,6 +84,35 @@ def shortened(text: str, most: int) -> str:
         return text
     end = (most - 1) // 2
     return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
+def text_width(text: str, size: float = 8.0, weight: str = "normal") -> float:
+    """How wide a text is drawn, in millimetres."""
+    figure = new_figure(10, 10)
+    font = FontProperties(family=FONTS, size=size, weight=weight)
+    drawn = figure.text(0, 0, text, fontproperties=font, parse_math=False)
+    return drawn.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width / DPI / MM
+
+
+def widest(texts: Iterable[str], size: float = 8.0) -> float:
+    """The width of the widest text, in millimetres; 0 without texts."""
+    return max((text_width(text, size) for text in set(texts)), default=0.0)
+
+
+def fitted(text: str, width: float, size: float = 8.0, weight: str = "normal") -> str:
+    """`text`, shortened where it is wider than `width` millimetres."""
+    lengths = range(len(text), 1, -1)
+    short = (shortened(text, most) for most in lengths)
+    return next((s for s in short if text_width(s, size, weight) <= width), text[:1])
+
+
+def legend_columns(labels: Sequence[str], width: float, mark: float) -> int:
+    """How many columns of a legend fit in `width` millimetres, with `mark` beside each text."""
+    widths = [text_width(label, STYLE["legend.fontsize"]) + mark for label in labels]
+    for columns in range(len(labels), 1, -1):
+        if sum(max(column) for column in np.array_split(widths, columns)) <= width:
+            return columns
+    return 1
 
 
 def look() -> AbstractContextManager[None]:

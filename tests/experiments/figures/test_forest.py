@@ -102,14 +102,33 @@ def seven_models():
     return pd.concat([institutions.assign(model=model) for model in models])
 
 
+def many_models(model, institution):
+    """Twelve at ten institutions with many exams, under these names and their numbers."""
+    one = SUMMARY[(SUMMARY["model"] == "mae") & (SUMMARY["institution"] == "north")]
+    one = one.assign(n=1_234_567, positives=123_456)
+    lines = [
+        one.assign(model=model.format(m), institution=institution.format(i))
+        for m in range(12)
+        for i in range(10)
+    ]
+    return pd.concat(lines)
+
+
 @pytest.mark.parametrize(
     ("summary", "ceilings"),
     [
         (SUMMARY.replace({"institution": {"north": "a"}}), None),
         (SUMMARY.replace({"institution": {"north": "a hospital with a long name of its own"}}), {}),
         (seven_models(), {"ph_ecg": {"hospital-1": 0.95}}),
+        (
+            many_models(
+                "MODEL WITH A NAME IN MANY CAPITALS MM {}", "MEDICAL COMMUNITY HOSPITAL {}"
+            ),
+            {},
+        ),
+        (many_models("model {}", "東京大学医学部附属病院循環器内科心不全外来研究部門 {}"), {}),
     ],
-    ids=["short name", "long name", "seven models"],
+    ids=["short name", "long name", "seven models", "capitals", "asian"],
 )
 def test_nothing_leaves_the_page_or_overlaps(summary, ceilings):
     figure = forest_figure(summary, confidence=0.95, title="LVSD", ceilings=ceilings)

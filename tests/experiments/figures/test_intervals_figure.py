@@ -68,6 +68,26 @@ def test_models_of_a_group_stand_together_and_nothing_overlaps(figure):
         assert not any(box.overlaps(other) for other in boxes[number + 1 :])
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["MEDICAL COMMUNITY HOSPITAL MMMMMMMMMM {}", "東京大学医学部附属病院循環器内科心不全外来 {}"],
+)
+def test_long_names_and_large_counts_stay_apart(name):
+    one = SUBGROUPS.head(1).assign(n=1_234_567, positives=123_456)
+    lines = [
+        one.assign(model=name.format(m), group=name.format(g)) for m in range(12) for g in range(10)
+    ]
+    figure = subgroups_figure(pd.concat(lines), confidence=0.95, title="LVSD")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = [t.get_window_extent(renderer) for axes in figure.axes for t in axes.texts]
+    boxes += [drawn.get_window_extent(renderer) for drawn in (*figure.texts, *figure.legends)]
+    for number, box in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+
+
 def test_operating_points_by_role():
     rows = [
         ("mae", "home", "development", 80, 20, 0.9),

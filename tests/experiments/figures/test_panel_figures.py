@@ -3,11 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from experiments.evaluation.calibration import calibration_table, reliability_curves
 from experiments.evaluation.decision import decision_curves
 from experiments.figures.calibration import reliability_figure
 from experiments.figures.decision import decision_figure
+from experiments.figures.panels import entry, panels
+from experiments.figures.style import look
 
 SETTINGS = {"confidence": 0.95, "resamples": 50, "seed": 3}
 
@@ -89,3 +92,34 @@ def test_without_external_sets_the_internal_test_is_shown(predictions):
     curves = decision_curves(internal, thresholds=[0.1, 0.2], **SETTINGS)
     figure = decision_figure(curves, banded=[], title="LVSD")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["home"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 10])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hospital of the large northern city {:02}",
+        "HOSPITAL OF THE MUNICIPAL COMMUNITY M {:02}",
+        "東京大学医学部附属病院循環器内科心不全外来研究部門 {:02}",
+    ],
+    ids=["ordinary", "capitals", "asian"],
+)
+def test_long_titles_and_legends_stay_on_the_page_and_apart(name, number):
+    handles = [entry(name.format(model), "black") for model in range(12)]
+    with look():
+        figure, drawn = panels(
+            [name.format(institution) for institution in range(number)],
+            "pulmonary hypertension: net benefit of acting on a model",
+            xlabel="x", ylabel="y", legend=handles,
+        )  # fmt: skip
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    titles = [axes.get_title(loc="left") for axes in drawn]
+    assert len(set(titles)) == number
+    boxes = [axes._left_title.get_window_extent(renderer) for axes in drawn]
+    boxes += [text.get_window_extent(renderer) for text in figure.texts]
+    boxes.append(figure.legends[0].get_window_extent(renderer))
+    for place, box in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[place + 1 :])

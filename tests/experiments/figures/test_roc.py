@@ -88,3 +88,24 @@ def test_many_models_share_one_legend_beside_the_panels(predictions):
     (common,) = figure.legends
     names = [text.get_text() for text in common.get_texts()]
     assert sorted(names) == sorted(f"{m}{n}" for n in range(4) for m in ("mae", "cnn"))
+
+
+def test_a_model_without_a_curve_is_counted_in_a_crowded_panel(predictions):
+    at_a = predictions["institution"] == "a"
+    several = [predictions.assign(model=predictions["model"] + str(n)) for n in range(4)]
+    several[0] = several[0].assign(target=several[0]["target"].where(~at_a, 0))
+    figure = roc_figure(pd.concat(several, ignore_index=True), "LVSD")
+    words = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert "2 of 8 models not estimable" in words[0]
+    assert not any("not estimable" in word for word in words[2])
+
+
+def test_few_models_with_long_names_share_the_legend_too(predictions):
+    figure = roc_figure(predictions.replace({"model": {"mae": "m" * 40}}), "LVSD")
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    assert len(figure.legends) == 1
+
+
+def test_a_panel_with_a_legend_says_what_is_not_estimable_once(predictions):
+    empty = roc_figure(predictions, "LVSD").axes[1]
+    assert "not estimable" not in [text.get_text() for text in empty.texts]

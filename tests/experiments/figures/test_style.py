@@ -1,10 +1,11 @@
 """The shared look."""
 
 import io
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import matplotlib
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import findfont
 
@@ -20,14 +21,32 @@ def test_models_keep_their_look_and_differ_without_colour():
         0.299 * r + 0.587 * g + 0.114 * b for r, g, b in (to_rgb(x.colour) for x in looks.values())
     )
     assert min(b - a for a, b in pairwise(greys)) > 0.05
-    many = style.model_styles(str(number) for number in range(40))
-    assert len(many) == len(set(many.values())) == 40
+
+
+def test_no_two_of_many_models_share_two_parts_of_their_look():
+    many = style.model_styles(str(number) for number in range(49)).values()
+    for parts in combinations(range(3), 2):
+        assert len({tuple(look[part] for part in parts) for look in many}) == 49
 
 
 def test_long_names_keep_beginning_and_end():
     assert style.shortened("asahi", 5) == "asahi"
     names = {style.shortened(f"Hospital of the Northern City {n}", 20) for n in (1, 10)}
     assert names == {"Hospital o…rn City 1", "Hospital o…n City 10"}
+
+
+@pytest.mark.parametrize("name", ["WWW MMMM", "hospital of the city", "llll"])
+def test_the_width_of_a_text_is_as_drawn(name):
+    figure = style.new_figure(100, 20)
+    with style.look():
+        text = figure.text(0, 0, name, size=8.5, weight="bold")
+    drawn = text.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
+    width = style.text_width(name, 8.5, "bold")
+    assert width == pytest.approx(drawn / style.DPI / style.MM)
+    assert style.fitted(name, width, 8.5, "bold") == name
+    short = style.fitted(name, 0.7 * width, 8.5, "bold")
+    assert (short[0], short[-1]) == (name[0], name[-1])
+    assert style.text_width(short, 8.5, "bold") <= 0.7 * width
 
 
 def test_nothing_global_changes():

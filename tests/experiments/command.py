@@ -114,3 +114,10 @@ def launch(folder: Path, *overrides: str, cache: Path | None = None) -> Launch:
         check=False,
     )
     return Launch(done.returncode, done.stdout, done.stderr, uri)
+
+
+def check_needs_nothing_else(html: str) -> None:
+    """No script, no address of the network."""
+    assert "<script" not in html
+    assert not re.search(r"url\(|@import|https?:", html)
+    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]*)"', html))

@@ -1,6 +1,7 @@
 """`experiment=ph` by the real command line: three submodels, their fusion, and what a reviewer
 finds."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
-from command import TINY_PH, TINY_PH_COHORT, Launch, launch
+from command import TINY_PH, TINY_PH_COHORT, Launch, check_needs_nothing_else, launch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -218,6 +219,43 @@ def test_a_pretrained_vit_reads_the_ecg(ph: Launch, place: Path) -> None:
     assert set(done.predictions["model"]) == {*SUBMODELS, *FUSED}
 
 
+def test_simulated_readers_say_so_everywhere(ph: Launch, place: Path) -> None:
+    done = launch(
+        place, "experiment=reader_study", f"cohort.root={place}/cohort",
+        *TINY_PH_COHORT, *TINY_PH, "readers.simulated.readers=4", "readers.simulated.cases=30",
+        "readers.simulated.accuracy_with=0.66", "readers.planned=[5]",
+    )  # fmt: skip
+    assert done.status == 0, done.output + done.errors
+    assert "SIMULATED READERS" in done.output
+    (run,) = [run for run in done.children if run.data.tags["stage"] == "readers"]
+    assert "simulated" in run.info.run_name
+    assert run.data.tags["simulated_readers"] == "true"
+    assert run.data.tags["mlflow.note.content"].startswith("**SIMULATED READERS")
+    folder = Path(done.client.download_artifacts(run.info.run_id, "readers_simulated"))
+    readings = pd.read_csv(folder / "readings.csv")
+    assert readings["reader"].str.startswith("simulated reader").all()
+    assert len(readings) == 4 * 30 * 2
+    recovery = pd.read_csv(folder / "recovery.csv").set_index("metric")
+    assert recovery.loc["accuracy", "true_with"] == pytest.approx(0.66, abs=0.01)
+    assert (recovery["recovered"].notna()).any()
+    # The launch's report shows them, and says what they are.
+    html = done.artifact("report.html").read_text()
+    check_needs_nothing_else(html)
+    section = html.partition(">Reader study</a>")[2].partition(". Reader study</h2>")[2]
+    assert "SIMULATED READERS" in html.partition("</header>")[0]
+    assert section.lstrip().startswith('<p class="strong">SIMULATED READERS: no doctor read these')
+    truth = (recovery["recovered"].dropna()).astype(bool)
+    assert f"over readers and cases, for {truth.sum()} of {len(truth)} measure" in section
+    assert 'id="figure-readers_simulated"' in section
+    names = {path.name for path in done.artifact("tables").iterdir()}
+    assert {"results.tex", "readers_simulated_results.tex", "readers_simulated_mrmc.csv"} <= names
+    assert not any(re.match("readers_(?!simulated)", name) for name in names)
+    assert (done.artifact("figures") / "readers_simulated.png").is_file()
+    # The study's own results stand on the launch as ever.
+    assert {row["model"] for row in done.summary} >= {"ph_fusion", "ph_ecg"}
+
+
+@pytest.mark.slow
 def test_two_processes_share_one_run_and_every_exam(ph: Launch, place: Path) -> None:
     done = launch(
         place, "experiment=ph", f"cohort.root={place}/cohort", *TINY_PH_COHORT, *TINY_PH,

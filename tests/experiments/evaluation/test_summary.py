@@ -36,6 +36,7 @@ def predictions():
             target = (np.arange(exams) < prevalence * exams).astype(int)
             logit = generator.normal(size=exams) + target
             patient = np.arange(exams) // (2 if institution == "north" else 1)
+            patient += 1000 * (split == "val")
             parts.append(
                 pd.DataFrame(
                     {

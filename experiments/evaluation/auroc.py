@@ -153,13 +153,14 @@ def clustered_auroc(
 ) -> Estimate:
     """`auroc_interval` with the patients as `clusters` numbers them."""
     n, positives = labels.size, int(labels.sum())
-    patients = patients_by_class(labels, cluster)
+    independent = stratum_sizes.sum() == n
+    patients = (positives, n - positives) if independent else patients_by_class(labels, cluster)
     if min(patients) < 2:
         return Estimate(None, None, None, n, positives, NOT_ESTIMABLE)
 
     components = placements(labels, scores)
     value = float(components[0].mean())
-    if stratum_sizes.sum() == n:
+    if independent:
         method = ADJUSTED_DELONG
         variance = sum(map(_variance_with_added, components))
     else:

@@ -105,7 +105,8 @@ def _check_statistics(config: DictConfig) -> None:
             f"statistics.subgroups={plain(config.statistics.subgroups)}: these are columns of the "
             "manifests, and predictions that are handed in come without. Leave it out."
         )
-    taken = {"institution", "exam_id", "patient_id", "split", "target", "age_years", "sex"}
+    taken = {"institution", "exam_id", "patient_id", "split", "target", "age_years", "age", "sex"}
+    taken |= {"model", "logit", "probability"}
     for column in config.statistics.subgroups:
         if column in taken:
             raise InputError(f"statistics.subgroups: {column} can't be a further subgroup.")

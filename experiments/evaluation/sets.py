@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from experiments.evaluation.bootstrap import renumbered, resampled_sums
 from experiments.evaluation.predictions import POOLED, ROLES
 
+# no names that a person's subgroups might have
+_PATIENT, _STRATUM = "__patient", "__stratum"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExamSet:
@@ -57,11 +60,11 @@ def exam_sets(predictions: pd.DataFrame) -> Iterator[ExamSet]:
 
 
 def numbered(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The table with `patient` and `stratum`: its patients and institutions as numbers, in order.
+    """The table with its patients and institutions as numbers, in order, in columns of their own.
 
     Once for many sets, as texts are slow to sort.
     """
-    columns = {"patient": "patient_id", "stratum": "institution"}
+    columns = {_PATIENT: "patient_id", _STRATUM: "institution"}
     return predictions.assign(
         **{name: pd.factorize(predictions[of], sort=True)[0] for name, of in columns.items()}
     )
@@ -70,7 +73,7 @@ def numbered(predictions: pd.DataFrame) -> pd.DataFrame:
 def exam_set(exams: pd.DataFrame, model: str, institution: str, role: str) -> ExamSet:
     """`exams`, rows of one model in a `numbered` table, as a set of this name."""
     target = exams["target"].to_numpy().astype(bool)
-    cluster, sizes = renumbered(exams["patient"].to_numpy(), exams["stratum"].to_numpy())
+    cluster, sizes = renumbered(exams[_PATIENT].to_numpy(), exams[_STRATUM].to_numpy())
     row = {
         "model": model,
         "institution": institution,

@@ -138,6 +138,13 @@ def test_one_institution_keeps_its_name(study):
     assert set(table["institution"]) == {"north"}
 
 
+@pytest.mark.parametrize("name", ["patient", "stratum"])
+def test_a_variable_keeps_its_values_whatever_its_name(study, table, name):
+    predictions, groups = study
+    renamed = subgroup_table(predictions, groups.rename(columns={"sex": name}), **SETTINGS)
+    pd.testing.assert_frame_equal(renamed.replace({"variable": {name: "sex"}}), table)
+
+
 def test_mistakes_in_the_groups(study):
     predictions, groups = study
     with pytest.raises(InputError, match="a column or more"):

@@ -78,7 +78,7 @@ def compare(
     models = list(predictions["model"].unique())
     chosen = list(combinations(models, 2)) if pairs is None else [(a, b) for a, b in pairs]
     _check_models(predictions, [model for pair in chosen for model in pair])
-    exams, scores = _by_exam(predictions[predictions["split"].isin(ROLES)], models)
+    exams, scores = _by_exam(predictions, models)
     rows = [
         {"institution": institution, "role": role} | row
         for institution, role, there in _test_sets(exams)

@@ -48,8 +48,8 @@ def read_several(paths: Sequence[str]) -> pd.DataFrame:
     """Several files' predictions as one table.
 
     A model's name that stands in two files is told apart by the file's, and where these are the
-    same by their folders': `cnn from theirs`. Raises InputError where there is no file, one is
-    named twice, or two say different things of one exam.
+    same by their folders': `cnn from theirs`. Raises InputError where there is no file, or one is
+    named twice. Whether they agree about their exams is for `compare` to say.
     """
     if not paths:
         raise InputError("Name the predictions to compare: predictions=[ours.parquet,theirs.csv].")

@@ -298,6 +298,15 @@ def test_models_that_contradict_each_other_are_refused(predictions, column, valu
     assert message.endswith("for 'm0'")
 
 
+def test_models_must_agree_on_validation_exams_too(predictions):
+    """Their thresholds and recalibration come from these."""
+    wrong = predictions.copy()
+    of_m1 = (wrong["model"] == "m1") & (wrong["split"] == "val")
+    wrong.loc[of_m1, "target"] = 1 - wrong.loc[of_m1, "target"]
+    with pytest.raises(InputError, match="contradict each other about 60 value"):
+        compare(wrong, **SETTINGS)
+
+
 def test_models_that_order_exams_alike_do_not_differ():
     generator = np.random.default_rng(4)
     target = np.repeat([1, 0], [20, 30])

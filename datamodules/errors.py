@@ -1,5 +1,6 @@
 """The exceptions for a mistake that a person can mend."""
 
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,10 @@ class InputError(Exception):
 
 
 class FileError(InputError):
-    """A file that cannot be used; reads `<path>: <reason>. <remedy>`."""
+    """A file that cannot be used; reads `<path>: <reason>. <remedy>`.
+
+    `reason` and `remedy` are without a full stop, and `reason` goes on after the path.
+    """
 
     def __init__(self, path: Path, reason: str, remedy: str) -> None:
         # All three are the exception's arguments, so that it survives the way between processes.
@@ -20,6 +24,16 @@ class FileError(InputError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}. {self.remedy}"
+
+
+def check_ordinary(path: Path) -> None:
+    """Raise OSError for what is not there, and for a pipe, socket or device.
+
+    To open one of these can wait for ever, and to read it may never end.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(None, "it is a pipe, socket or device, not a file")
 
 
 def listing(problems: Sequence[str], limit: int = 20) -> str:

@@ -8,28 +8,13 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from datamodules.inputs import (
-    BNPReader,
-    CXRReader,
-    ECGReader,
-    Preprocessing,
-    Reader,
-    millivolts,
-    prepare,
-)
-from datamodules.transforms import (
-    BNPPreprocessing,
-    CXRAugmentation,
-    CXRPreprocessing,
-    ECGAugmentation,
-    ECGPreprocessing,
-)
+from datamodules.inputs.input import Augmentation, Fitted, Input, Reader
+from datamodules.store import Store
 
 Batch = dict[str, Any]
-Augmentation = ECGAugmentation | CXRAugmentation
 
 
 @dataclass(frozen=True)
@@ -41,31 +26,18 @@ class Loading:
     seed: int
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What was learned from training exams without their targets.
-
-    `ranges`: quantity -> its lowest and highest value; a later input outside them is unlike the
-    training data. `lead_covariance` (12, 12): of preprocessed ECGs.
-    """
-
-    preprocessing: Preprocessing
-    ranges: dict[str, tuple[float, float]]
-    lead_covariance: Tensor | None = None
-
-
 class ExamDataset(Dataset[Batch]):
     """Exams read a batch at a time as they were recorded.
 
-    Films are augmented here, where the reading processes are; ECGs later, on the device.
+    An augmentation that is not for the device changes them here, in the reading processes.
     """
 
     def __init__(
         self,
         read: Reader,
-        target: np.ndarray,
-        institution: np.ndarray,
-        augmentation: CXRAugmentation | None = None,
+        target: NDArray[np.float32],
+        institution: NDArray[np.int64],
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.read, self.target, self.institution = read, target, institution
         self.augmentation = augmentation
@@ -77,11 +49,11 @@ class ExamDataset(Dataset[Batch]):
         return self.__getitems__([exam])
 
     def __getitems__(self, exams: Sequence[int]) -> Batch:
-        """{recorded (what the reader gives), target (B,), exam (B,), institution (B,)}."""
+        """{recorded (what the reader gives), target (B, labels), exam (B,), institution (B,)}."""
         chosen = np.asarray(exams)
-        recorded: Any = self.read(chosen)
+        recorded = self.read(chosen)
         if self.augmentation is not None:
-            recorded = torch.from_numpy(self.augmentation(recorded.numpy()))
+            recorded = self.augmentation(recorded)
         return {
             "recorded": recorded,
             "target": torch.from_numpy(self.target[chosen]),
@@ -93,7 +65,7 @@ class ExamDataset(Dataset[Batch]):
 class EachOnce(Sampler[int]):
     """Every `world`-th of the given exams, none repeated: predictions need each exam once."""
 
-    def __init__(self, exams: np.ndarray, rank: int, world: int) -> None:
+    def __init__(self, exams: NDArray[np.int64], rank: int, world: int) -> None:
         self.exams = exams[rank::world]
 
     def __len__(self) -> int:
@@ -109,7 +81,7 @@ class Chosen(Sampler[int]):
     `skip` holds for one epoch: the one that a cut run goes on with.
     """
 
-    def __init__(self, exams: np.ndarray, sampler: "DistributedSampler[int]") -> None:
+    def __init__(self, exams: NDArray[np.int64], sampler: "DistributedSampler[int]") -> None:
         self.exams, self.sampler, self.skip = exams, sampler, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -151,59 +123,57 @@ class ResumableLoader(DataLoader[Batch]):
 
 
 class ExamDataModule(L.LightningDataModule):
-    """Loaders over one table of exams and one input: the one that `preprocessing` is for.
+    """Loaders over one table of exams and one input of them.
 
     `exams` (one row an exam; its position is batch["exam"]): institution, split ("train", "val",
     "test"; "held_out" for those kept from a cross-fitted model; "external" for an external
-    institution's), patient_id, exam_id, row (in the institution's store), target (1, 0, or NaN
-    where unknown), and for BNP the values themselves. With `labelled`, only exams with a target
-    are drawn. After transfer to the device a batch holds "ecg" (B, 12, samples), "cxr"
-    (B, 1, size, size) or "bnp" (B, features) in place of "recorded".
+    institution's), patient_id, exam_id, row (in the institution's store), the columns named in
+    `targets` (NaN where unknown), and the manifest's. With `labelled`, only exams with a known
+    target are drawn. After transfer to the device a batch holds the input's tensor under `reads`
+    in place of "recorded".
     """
 
     def __init__(
         self,
         exams: pd.DataFrame,
-        stores: Mapping[str, Any],
+        stores: Mapping[str, Store | None],
         *,
-        preprocessing: Preprocessing,
+        reads: str,
+        input: Input,
         augmentation: Augmentation | None,
         loading: Loading,
         labelled: bool,
+        targets: Sequence[str] = ("target",),
     ) -> None:
         super().__init__()
         self.exams, self.stores = exams.reset_index(drop=True), dict(stores)
-        self.preprocessing, self.augmentation = preprocessing, augmentation
-        self.loading, self.labelled = loading, labelled
+        self.reads, self.input, self.augmentation = reads, input, augmentation
+        self.loading, self.labelled, self.targets = loading, labelled, tuple(targets)
         numbers = {name: number for number, name in enumerate(self.stores)}
-        institution = self.exams["institution"].map(numbers).to_numpy(np.int64)
+        institution = np.asarray(self.exams["institution"].map(numbers), dtype=np.int64)
+        packed = [store for store in self.stores.values() if store is not None]
         self.dataset = ExamDataset(
-            self._reader(institution), self.exams["target"].to_numpy(np.float32), institution
+            input.reader(self.exams, packed, institution),
+            self.exams[list(self.targets)].to_numpy(np.float32),
+            institution,
         )
 
-    def _reader(self, institution: np.ndarray) -> Reader:
-        if isinstance(self.preprocessing, BNPPreprocessing):
-            return BNPReader(self.preprocessing.features(self.exams))
-        stores, row = list(self.stores.values()), self.exams["row"].to_numpy(np.int64)
-        if isinstance(self.preprocessing, CXRPreprocessing):
-            return CXRReader(stores, institution, row)
-        return ECGReader(stores, institution, row, self.preprocessing.seconds)
-
-    def chosen(self, *splits: str) -> np.ndarray:
+    def chosen(self, *splits: str) -> NDArray[np.int64]:
         """Positions in `exams` of the splits' exams, labelled ones only where that is asked."""
         wanted = self.exams["split"].isin(splits)
         if self.labelled:
-            wanted &= self.exams["target"].notna()
-        return np.flatnonzero(wanted.to_numpy())
+            wanted &= self.exams[list(self.targets)].notna().any(axis=1)
+        return np.flatnonzero(wanted.to_numpy()).astype(np.int64)
 
     @property
-    def train_targets(self) -> np.ndarray:
-        """Targets (n,) of the training exams, for class weights."""
-        return self.exams["target"].to_numpy()[self.chosen("train")]
+    def train_targets(self) -> NDArray[np.float64]:
+        """Targets (n, labels) of the training exams, for class weights."""
+        targets: NDArray[np.float64] = self.exams[list(self.targets)].to_numpy(np.float64)
+        return targets[self.chosen("train")]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset = self.dataset
-        if isinstance(self.augmentation, CXRAugmentation):
+        if self.augmentation is not None and not self.augmentation.on_device:
             dataset = ExamDataset(
                 dataset.read, dataset.target, dataset.institution, self.augmentation
             )
@@ -221,73 +191,21 @@ class ExamDataModule(L.LightningDataModule):
         return self._loader(EachOnce(exams, *self._rank_and_world()), self.dataset)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        batch = self.preprocess(batch)
+        batch = self.prepare(batch)
         training = self.trainer is not None and self.trainer.training
-        if training and isinstance(self.augmentation, ECGAugmentation):
-            batch["ecg"] = self.augmentation(batch["ecg"])
+        if training and self.augmentation is not None and self.augmentation.on_device:
+            batch[self.reads] = self.augmentation(batch[self.reads])
         return batch
 
-    def preprocess(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch) -> Batch:
         """Replace what was "recorded" by the network's input."""
-        recorded = batch.pop("recorded")
-        return {**batch, self.preprocessing.input: prepare(recorded, self.preprocessing)}
+        prepared = self.input.prepare(batch.pop("recorded"))
+        return {**batch, self.reads: prepared}
 
-    def fit_statistics(self, exams: int) -> Fitted:
-        """Normalisation and ranges of the training exams, labelled ones only where that is asked.
-
-        At most `exams` ECGs are read for it, spread evenly over the table.
-        """
-        chosen = self.chosen("train")
-        if isinstance(self.preprocessing, ECGPreprocessing):
-            spread = np.linspace(0, len(chosen) - 1, min(exams, len(chosen))).astype(int)
-            return self._fit_ecg(self.preprocessing, chosen[spread])
-        table = self.exams.iloc[chosen]
-        if isinstance(self.preprocessing, BNPPreprocessing):
-            features = self.preprocessing.features(table)
-            marker = table[self.preprocessing.marker]
-            return Fitted(
-                self.preprocessing.fitted(features), {self.preprocessing.marker: _range(marker)}
-            )
-        sizes = pd.concat(
-            [
-                store.index.iloc[table.loc[table["institution"] == name, "row"]]
-                for name, store in self.stores.items()
-            ]
-        )
-        return Fitted(
-            self.preprocessing,
-            {f"image {side} (pixels)": _range(sizes[side]) for side in ("width", "height")},
-        )
-
-    def _fit_ecg(self, preprocessing: ECGPreprocessing, chosen: np.ndarray) -> Fitted:
-        total, outer, n = torch.zeros(12), torch.zeros(12, 12), 0
-        unscaled = preprocessing.normalisation == "development"
-        amplitudes: list[Tensor] = []
-        rates: set[int] = set()
-        for start in range(0, len(chosen), 64):
-            recorded: Any = self.dataset.read(chosen[start : start + 64])
-            rates.update(recorded)
-            for rate, (_, samples, units, baseline) in recorded.items():
-                ecg = preprocessing.filter_and_resample(millivolts(samples, units, baseline), rate)
-                amplitudes.append(amplitude_mv(ecg))
-                ecg = ecg if unscaled else preprocessing.normalise(ecg)
-                total += ecg.sum((0, 2))
-                outer += torch.einsum("blt,bmt->lm", ecg, ecg)
-                n += ecg.shape[0] * ecg.shape[2]
-        ranges = {
-            "ECG sampling rate (Hz)": _range(list(rates)),
-            "ECG amplitude (mV)": _range(torch.cat(amplitudes).tolist()),
-        }
-        mean = total / n
-        covariance = outer / n - mean[:, None] * mean
-        if not unscaled:
-            return Fitted(preprocessing, ranges, covariance)
-        deviation = covariance.diagonal().sqrt()
-        return Fitted(
-            preprocessing.fitted(mean, deviation),
-            ranges,
-            covariance / torch.outer(deviation, deviation),
-        )
+    def fit_input(self) -> Fitted:
+        """The input fitted on training exams, labelled ones only where that is asked."""
+        stores = {name: store for name, store in self.stores.items() if store is not None}
+        return self.input.fit(self.dataset.read, self.exams.iloc[self.chosen("train")], stores)
 
     def _rank_and_world(self) -> tuple[int, int]:
         trainer = self.trainer
@@ -330,21 +248,14 @@ class ExamDataModule(L.LightningDataModule):
 class InstitutionDataModule(ExamDataModule):
     """One institution, trained, validated and tested on by itself.
 
-    `store` is the one of its ECGs or of its films; BNP, which stands in `exams`, has none.
+    `store` is that of its input's files; an input that stands in `exams` has none.
     """
 
-    def __init__(self, name: str, exams: pd.DataFrame, store: Any, **settings: Any) -> None:
-        super().__init__(exams, {name: store}, **settings)
-        self.institution, self.store = name, store
-
-
-def amplitude_mv(ecg_mv: Tensor) -> Tensor:
-    """An exam's amplitude (B,): the standard deviation of all leads of (B, leads, n), in mV."""
-    return ecg_mv.std((1, 2))
-
-
-def _range(values: Any) -> tuple[float, float]:
-    return float(min(values)), float(max(values))
+    def __init__(
+        self, institution: str, exams: pd.DataFrame, store: Store | None, **settings: Any
+    ) -> None:
+        super().__init__(exams, {institution: store}, **settings)
+        self.institution, self.store = institution, store
 
 
 def _as_read(batch: Batch) -> Batch:

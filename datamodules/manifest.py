@@ -1,6 +1,7 @@
 """The table that one institution hands in: its schema, and every bad row by name.
 
-A row is an exam; the columns are those of the manifest contract, and any other passes through.
+A row is an exam; the columns are those of the manifest contract, which inputs add theirs to, and
+any other passes through.
 """
 
 import csv
@@ -9,9 +10,10 @@ import math
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,18 +26,23 @@ from datamodules.errors import InputError, listing
 
 INSTITUTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 IDS = ("patient_id", "exam_id")
-PATHS = ("ecg_path", "cxr_path")
-NUMBERS = (
-    "bnp_pg_ml",
-    "nt_probnp_pg_ml",
-    "lvef_percent",
-    "tr_velocity_m_s",
-    "pasp_mmhg",
-    "ph",
-    "age_years",
-)
-TIMES = ("ecg_time", "echo_time")
-TEXTS = ("institution", *IDS, *PATHS, "sex")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column of the contract holds: its kind, and checks whose error follows the value.
+
+    A path stays inside the manifest's folder. unit and conversions, of a number, are told where one
+    is not as it should be. also_called: what people name it instead, once nothing but small letters
+    and digits is left of the name; such a column is refused.
+    """
+
+    kind: Literal["text", "number", "time", "path"]
+    checks: tuple[pa.Check, ...] = ()
+    unit: str = ""
+    conversions: str = ""
+    also_called: re.Pattern[str] | None = None
+
 
 ABSENT_WORDS = ("nan", "na", "n/a", "null", "none")
 ISO_TIME = r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)?"
@@ -43,14 +50,6 @@ ISO_TIME_ZONE = ISO_TIME + r"(?:Z|[+-]\d{2}(?::?\d{2})?)"
 LIMIT = r"[<>≤≥]=?\s*\d+(?:\.\d+)?\D*"
 THOUSANDS = r"\d{1,3}(?:[,' ]\d{3})+(?:\.\d+)?"
 WITH_UNIT = r"\d+(?:\.\d+)?\s*[^\W\d].*"
-
-# The molar masses of the 32 and the 76 amino acids are 3464 and 8457 g/mol.
-TO_PG_ML = {
-    marker: f"1 ng/L = 1 pg/mL, 1 ng/mL = 1000 pg/mL, 1 pmol/L = {factor} pg/mL"
-    for marker, factor in (("bnp_pg_ml", 3.464), ("nt_probnp_pg_ml", 8.457))
-}
-# What a column of BNP or NT-proBNP may be called once nothing but letters and digits is left.
-MARKER_NAME = re.compile(r"((?:nt)?pro)?bnp(?:value|level|result)?(?:[fpnum]?(?:g|mol)[dm]?l)?")
 
 
 def find_manifests(root: Path) -> dict[str, Path]:
@@ -88,14 +87,17 @@ def find_manifests(root: Path) -> dict[str, Path]:
     return found
 
 
-def read_manifest(path: Path, needs: Sequence[str] = ()) -> pd.DataFrame:
+def read_manifest(
+    path: Path, columns: Mapping[str, Column] | None = None, needs: Sequence[str] = ()
+) -> pd.DataFrame:
     """Read and check the manifest of the institution that `path` is named after.
 
-    `patient_id` and `exam_id` must be there, and each column in `needs`; where `ecg_path` or
-    `cxr_path` is needed, every exam must have one. Whether a recording exists is for its reader
-    to say. Returns text as `str`, numbers as float64, times as datetime64, `institution` filled
-    in; the index is the line in the CSV (the header is line 1) or the row in the Parquet file
-    (from 1), for later messages. Raises one InputError with every bad row.
+    `columns` are the inputs' own, beside those that every manifest may have. `patient_id` and
+    `exam_id` must be there, and each column in `needs`; where a path is needed, every exam must
+    have one. Whether a file exists is for its reader to say. Returns text as `str`, numbers as
+    float64, times as datetime64, `institution` filled in; the index is the line in the CSV (the
+    header is line 1) or the row in the Parquet file (from 1), for later messages. Raises one
+    InputError with every bad row.
     """
     try:
         table, problems = _read_csv(path) if path.suffix == ".csv" else (_read_parquet(path), [])
@@ -106,10 +108,15 @@ def read_manifest(path: Path, needs: Sequence[str] = ()) -> pd.DataFrame:
         raise InputError(
             f"{path}: column {', '.join(map(repr, twice))} stands twice; keep one of the two."
         )
-    return _check(table, str(path), path.stem, needs, problems)
+    return _check(table, str(path), path.stem, {**COMMON, **(columns or {})}, needs, problems)
 
 
-def check_manifest(table: pd.DataFrame, source: str, needs: Sequence[str] = ()) -> pd.DataFrame:
+def check_manifest(
+    table: pd.DataFrame,
+    source: str,
+    columns: Mapping[str, Column] | None = None,
+    needs: Sequence[str] = (),
+) -> pd.DataFrame:
     """The checks of `read_manifest` for a table made in memory, with one value in `institution`.
 
     `source` names the table in messages, where a row goes by its index and the index's name.
@@ -126,7 +133,8 @@ def check_manifest(table: pd.DataFrame, source: str, needs: Sequence[str] = ()) 
             f"{source}: column institution must hold one name, made of letters, digits, '-', '_' "
             f"and '.', on every row; it holds {', '.join(map(repr, institutions)) or 'nothing'}."
         )
-    return _check(table, source, str(institutions[0]), needs, [])
+    every = {**COMMON, **(columns or {})}
+    return _check(table, source, str(institutions[0]), every, needs, [])
 
 
 def target_of(
@@ -303,7 +311,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a whole Parquet file ({error}); write it again.") from error
     if len(set(contents.column_names)) < contents.num_columns:
         return pd.DataFrame(columns=contents.column_names)
-    table = contents.to_pandas(ignore_metadata=True)
+    table: pd.DataFrame = contents.to_pandas(ignore_metadata=True)
     table.index = pd.RangeIndex(1, len(table) + 1, name="row")
     return table
 
@@ -312,6 +320,7 @@ def _check(
     table: pd.DataFrame,
     source: str,
     institution: str,
+    columns: Mapping[str, Column],
     needs: Sequence[str],
     unread: list[str],
 ) -> pd.DataFrame:
@@ -328,17 +337,18 @@ def _check(
         problems.append((position, f"{name}, {where}column {column}: {text}"))
 
     for column in table.columns:
-        marker = _marker(str(column))
-        if marker and marker not in table:
+        wanted = _also_called(str(column), columns)
+        if wanted and wanted not in table:
+            unit, conversions = columns[wanted].unit, columns[wanted].conversions
             refuse(
                 str(column),
                 None,
-                f"the name gives no pg/mL; call it {marker} and write pg/mL "
-                f"({TO_PG_ML[marker]}), or give it a name that says something else",
+                f"the name gives no {unit}; call it {wanted} and write {unit} "
+                f"({conversions}), or give it a name that says something else",
             )
     typed = {}
     for column in table.columns:
-        typed[column], bad = _typed(table[column])
+        typed[column], bad = _typed(table[column], columns.get(str(column)))
         for label, text in bad:
             refuse(column, label, text)
     exams = pd.DataFrame(typed, index=table.index)
@@ -348,7 +358,7 @@ def _check(
         for label, value in exams.loc[wrong, "institution"].items():
             refuse("institution", label, f"{value!r} is not {institution!r}, as the file is named")
     try:
-        _schema(needs).validate(exams, lazy=True)
+        _schema(columns, needs).validate(exams, lazy=True)
     except pa.errors.SchemaErrors as errors:
         for column, label, text in _failures(errors, exams):
             refuse(column, label, text)
@@ -362,15 +372,14 @@ def _check(
     return exams
 
 
-def _typed(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
-    """The column as text, numbers or times by its name, and (row, what is wrong) of the rest."""
-    name = column.name
-    if name in TIMES:
-        return _times(column)
-    if name in NUMBERS:
-        return _numbers(column)
-    if name in TEXTS:
-        if name in IDS and is_float_dtype(column):
+def _typed(column: pd.Series, known: Column | None) -> tuple[pd.Series, list[tuple[object, str]]]:
+    """The column as text, numbers or times by what it is, and (row, what is wrong) of the rest."""
+    if known is not None:
+        if known.kind == "time":
+            return _times(column)
+        if known.kind == "number":
+            return _numbers(column, known)
+        if column.name in IDS and is_float_dtype(column):
             return column.astype("str"), [
                 (None, "ids are stored as floating-point numbers; store them as text")
             ]
@@ -388,15 +397,18 @@ def _typed(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
     return column, []
 
 
-def _marker(column: str) -> str | None:
-    """The column of the contract that holds BNP or NT-proBNP, if `column` is named like one."""
-    found = MARKER_NAME.fullmatch(re.sub(r"[\W_]", "", column.lower()))
-    if not found:
-        return None
-    return "nt_probnp_pg_ml" if found[1] else "bnp_pg_ml"
+def _also_called(name: str, columns: Mapping[str, Column]) -> str | None:
+    """The column of the contract that `name` is another word for."""
+    letters = re.sub(r"[\W_]", "", name.lower())
+    for column, known in columns.items():
+        if known.also_called is not None and known.also_called.fullmatch(letters):
+            return column
+    return None
 
 
-def _numbers(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
+def _numbers(
+    column: pd.Series, known: Column = Column("number")
+) -> tuple[pd.Series, list[tuple[object, str]]]:
     if is_numeric_dtype(column):
         numbers = column.astype("float64")
     else:
@@ -410,17 +422,18 @@ def _numbers(column: pd.Series) -> tuple[pd.Series, list[tuple[object, str]]]:
         elif math.isinf(number):
             text = f"{value} is infinite; leave it empty where there is no number"
         else:
-            text = _no_number(str(value), str(column.name))
+            text = _no_number(str(value), known)
         bad.append((label, text))
     return numbers.where(np.isfinite(numbers)), bad
 
 
-def _no_number(value: str, column: str) -> str:
+def _no_number(value: str, known: Column) -> str:
     if re.fullmatch(LIMIT, value):
-        alone = "alone, in pg/mL" if column in TO_PG_ML else "alone"
+        alone = f"alone, in {known.unit}" if known.unit else "alone"
         return f"{value!r} is a limit, not a number; write the limit {alone}, or leave it empty"
-    if column in TO_PG_ML and re.fullmatch(WITH_UNIT, value):
-        return f"{value!r} has its unit in it; write pg/mL and no unit ({TO_PG_ML[column]})"
+    if known.unit and re.fullmatch(WITH_UNIT, value):
+        told = f" ({known.conversions})" if known.conversions else ""
+        return f"{value!r} has its unit in it; write {known.unit} and no unit{told}"
     between = ", nothing between the thousands" if re.fullmatch(THOUSANDS, value) else ""
     return f"{value!r} is not a number; write digits and a point{between}, or leave it empty"
 
@@ -459,68 +472,62 @@ def _stays_inside(path: str) -> bool:
     )
 
 
-def _schema(needs: Sequence[str]) -> pa.DataFrameSchema:
+def within(low: float, high: float, remedy: str) -> pa.Check:
+    """A check of a number's range, ends included; `remedy` tells the unit to write."""
+    return pa.Check.in_range(
+        low, high, error=f"is outside {low:g}-{high:g}; {remedy}, or leave it empty"
+    )
+
+
+_TRIMMED = pa.Check(
+    lambda ids: ids == ids.str.strip(), error="has white space around it; remove it"
+)
+_INSIDE = pa.Check(
+    _stays_inside,
+    element_wise=True,
+    error="is not a path inside the manifest's folder; write it relative to that folder, "
+    "with / between folders",
+)
+_FRACTIONS = pa.Check(
+    lambda values: not 0 < values.max() <= 1,
+    error="every value is at most 1: fractions? Multiply them by 100 and write per cent",
+)
+_NO_ZERO = pa.Check.ne(0, error="is not a measurement; write per cent, or leave it empty")
+_SEXES = pa.Check.isin(
+    ["female", "male"], error="is not female or male; write one of them, or leave it empty"
+)
+_ZERO_ONE = pa.Check.isin([0, 1], error="is not 0 or 1; write one of them, or leave it empty")
+
+# What every manifest may have; inputs add their own.
+COMMON: Mapping[str, Column] = {
+    "institution": Column("text"),
+    "patient_id": Column("text", (_TRIMMED,)),
+    "exam_id": Column("text", (_TRIMMED,)),
+    "sex": Column("text", (_SEXES,)),
+    "age_years": Column("number", (within(0, 120, "write years"),)),
+    "ecg_time": Column("time"),
+    "echo_time": Column("time"),
+    "lvef_percent": Column("number", (within(0, 100, "write per cent"), _NO_ZERO, _FRACTIONS)),
+    "tr_velocity_m_s": Column("number", (within(0, 7, "write metres per second"),)),
+    "pasp_mmhg": Column("number", (within(0, 200, "write mmHg"),)),
+    "ph": Column("number", (_ZERO_ONE,)),
+}
+
+
+def _schema(columns: Mapping[str, Column], needs: Sequence[str]) -> pa.DataFrameSchema:
     """What holds within a typed manifest; an error's text follows the value that broke it."""
-    trimmed = pa.Check(
-        lambda ids: ids == ids.str.strip(), error="has white space around it; remove it"
-    )
-    inside = pa.Check(
-        _stays_inside,
-        element_wise=True,
-        error="is not a path inside the manifest's folder; write it relative to that folder, "
-        "with / between folders",
-    )
-    percent = pa.Check(
-        lambda values: not 0 < values.max() <= 1,
-        error="every value is at most 1: fractions? Multiply them by 100 and write per cent",
-    )
-    zero = pa.Check.ne(0, error="is not a measurement; write per cent, or leave it empty")
-    sexes = pa.Check.isin(
-        ["female", "male"], error="is not female or male; write one of them, or leave it empty"
-    )
-
-    def within(low: float, high: float, remedy: str) -> pa.Check:
-        return pa.Check.in_range(
-            low, high, error=f"is outside {low:g}-{high:g}; {remedy}, or leave it empty"
-        )
-
-    def natriuretic(column: str, most: int) -> list[pa.Check]:
-        return [
-            pa.Check.ge(0, error="is below 0; write pg/mL, or leave it empty"),
-            pa.Check.le(most, error=f"is above {most:,}; write pg/mL, or leave it empty"),
-            pa.Check(
-                lambda values: not values[values > 0].median() < 1,
-                error=f"half of the values are below 1: ng/mL? Write pg/mL ({TO_PG_ML[column]})",
-            ),
-        ]
-
-    checks: dict[str, list[pa.Check]] = {
-        "patient_id": [trimmed],
-        "exam_id": [trimmed],
-        "ecg_path": [inside],
-        "cxr_path": [inside],
-        "sex": [sexes],
-        "lvef_percent": [within(0, 100, "write per cent"), zero, percent],
-        "age_years": [within(0, 120, "write years")],
-        # Heart failure without kidneys, the largest known, gave 20,000 and 100,000 (J Med Case Rep
-        # 2012;6:351), beyond what assays measure undiluted.
-        "bnp_pg_ml": natriuretic("bnp_pg_ml", 100_000),
-        "nt_probnp_pg_ml": natriuretic("nt_probnp_pg_ml", 1_000_000),
-        "tr_velocity_m_s": [within(0, 7, "write metres per second")],
-        "pasp_mmhg": [within(0, 200, "write mmHg")],
-        "ph": [pa.Check.isin([0, 1], error="is not 0 or 1; write one of them, or leave it empty")],
-    }
+    known = {**columns, **{name: Column("text") for name in needs if name not in columns}}
     return pa.DataFrameSchema(
         {
             name: pa.Column(
                 None,
-                checks.get(name, []),
+                list(column.checks) + ([_INSIDE] if column.kind == "path" else []),
                 required=name in IDS or name in needs,
-                nullable=not (name in IDS or (name in PATHS and name in needs)),
+                nullable=not (name in IDS or (column.kind == "path" and name in needs)),
                 unique=name == "exam_id",
                 report_duplicates="exclude_first",
             )
-            for name in [*checks, *(name for name in needs if name not in checks)]
+            for name, column in known.items()
         }
     )
 

@@ -7,14 +7,14 @@ import pandas as pd
 from datamodules.institution import ExamDataModule, InstitutionDataModule
 from datamodules.splits import check_leakage
 
-SETTINGS = ("preprocessing", "augmentation", "loading", "labelled")
+SETTINGS = ("reads", "input", "augmentation", "loading", "labelled", "targets")
 
 
 class MultiSiteDataModule(ExamDataModule):
     """Trains on development institutions, and predicts their held-out patients and external ones.
 
     The institutions' own settings hold, and must agree. Raises InputError where a patient, or a
-    waveform under two patients, would leak, and ValueError where settings differ.
+    file's values under two patients, would leak, and ValueError where settings differ.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class MultiSiteDataModule(ExamDataModule):
                 *(site.exams.assign(role="external", split="external") for site in external),
             ]
         )
-        check_leakage(exams)
+        contents = sites[0].input.contents
+        check_leakage(exams, {} if contents is None else {"values": contents.files})
         stores = {site.institution: site.store for site in sites}
         super().__init__(exams, stores, **settings)

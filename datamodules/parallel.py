@@ -14,7 +14,10 @@ Result = TypeVar("Result")
 
 
 def progress_bar(total: int | None, description: str) -> Any:
-    """A bar that goes away when done; where the output is a file, a line every ten seconds."""
+    """A bar of `total` steps (None: unknown) that goes away when done.
+
+    Where the output is a file, it is a line every ten seconds.
+    """
     return tqdm(
         total=total,
         desc=description,
@@ -30,8 +33,11 @@ def parallel_map(
     """Yield `function(item)` in the order of `items`; `workers` <= 1 stays in this process.
 
     Processes are spawned, not forked: a fork after torch has started its threads can hang.
-    At most four items a worker are under way, so that memory does not grow with `items`.
+    At most four items a worker are under way, so that memory does not grow with `items`. What
+    `function` raises is raised here, in its item's turn; what has not begun by then never begins.
     """
+    if not items:
+        return
     with progress_bar(len(items), description) as bar:
         if workers <= 1 or len(items) <= 1:
             for item in items:

@@ -32,7 +32,8 @@ def assign_splits(patients: pd.Series, fractions: Mapping[str, float], seed: int
     (label, institution, age) is balanced in expectation, to within binomial chance, and
     `check_balance` refuses the draw that leaves a split without one of the classes.
 
-    Raises InputError unless the fractions lie in 0-1 and sum to 1.
+    Raises InputError unless the fractions lie in 0-1 and sum to 1, and ValueError for an exam
+    without a patient id.
     """
     shares = np.array(list(fractions.values()), dtype=float)
     if not ((shares >= 0).all() and math.isclose(shares.sum(), 1, abs_tol=1e-9)):
@@ -100,14 +101,15 @@ def check_balance(
     )
 
 
-def check_leakage(exams: pd.DataFrame) -> None:
+def check_leakage(exams: pd.DataFrame, copies: Mapping[str, str]) -> None:
     """Raise one InputError with everything that would let a model be tested on what it learned.
 
     `exams`, of all institutions, has institution, role ("development" or "external"), split,
-    patient_id and exam_id, and may have waveform and image (hashes of the ECG's samples and of the
-    film's pixels; NaN where there is none). Refused are a patient in two splits of development, a
-    patient of both a development and an external institution, one waveform or one image under two
-    patients, and an exam_id twice within an institution. Patient ids hold across institutions.
+    patient_id and exam_id, and may have the columns of `copies`: hashes of what files hold (NaN
+    where there is none) -> what these are called ("recordings"). Refused are a patient in two
+    splits of development, a patient of both a development and an external institution, one file's
+    values under two patients, and an exam_id twice within an institution. Patient ids hold across
+    institutions.
     """
     development = exams[exams["role"] == "development"]
     same_exam = exams[exams.duplicated(["institution", "exam_id"])]
@@ -150,7 +152,7 @@ def check_leakage(exams: pd.DataFrame) -> None:
                     ),
                 )
             )
-            for digest, what in (("waveform", "recordings"), ("image", "chest X-rays"))
+            for digest, what in copies.items()
             if digest in exams
         },
         "exam_ids that stand twice in one institution (give each exam its own)": sorted(

@@ -27,6 +27,7 @@ def reading() -> list[tuple[str, str]]:
     import wfdb
 
     from datamodules.recordings import LEADS, RecordingLimits, read_recording
+    from datamodules.recordings.packed import Signals, packed_signal
     from datamodules.store import pack
 
     with tempfile.TemporaryDirectory() as name:
@@ -39,8 +40,8 @@ def reading() -> list[tuple[str, str]]:
             )  # fmt: skip
         exams = pd.DataFrame({"institution": "bench", "exam_id": [str(i) for i in range(64)]})
         exams["ecg_path"] = exams["exam_id"]
-        limits = RecordingLimits(10, 10, 500, 500)
-        store = pack(exams, root, root / "store", limits=limits, workers=1, on_error="fail")
+        signals = Signals(RecordingLimits(10, 10, 500, 500))
+        store = pack(signals, exams, root, root / "store", workers=1, on_error="fail")
 
         def each(read: Callable[[int], object]) -> str:
             return f"{1000 * _seconds(lambda: [read(i) for i in range(64)]) / 64:.3f} ms"
@@ -48,8 +49,8 @@ def reading() -> list[tuple[str, str]]:
         return [
             ("wfdb.rdsamp", each(lambda i: wfdb.rdsamp(str(root / str(i))))),
             ("read_recording", each(lambda i: read_recording(root / str(i)))),
-            ("Store.read, as int16", each(lambda i: np.array(store.read(i)))),
-            ("Store.read, as float32", each(lambda i: store.read(i).astype(np.float32))),
+            ("Store.read, as int16", each(lambda i: np.array(packed_signal(store, i)))),
+            ("Store.read, as float32", each(lambda i: packed_signal(store, i).astype(np.float32))),
         ]
 
 
@@ -137,38 +138,29 @@ def _sigmoid(logit: Any) -> Any:
 
 
 def training(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """ECGs a second and peak memory of optimiser steps with the configured network."""
+    """ECGs a second and peak memory of optimiser steps with the configured networks."""
     import torch
     from lightning import Fabric
 
     from experiments.config import compose_config, plain
-    from lightning_modules.networks.ecg import ecg_network
-    from lightning_modules.networks.masked_autoencoder import MaskedAutoencoderNetwork
-    from lightning_modules.networks.masking import sample_visible
+    from experiments.plan import plan_of
+    from lightning_modules.networks.network import build_network
+    from lightning_modules.pretraining.masked_autoencoder import MaskedAutoencoder
 
     config = compose_config(overrides)
+    ecg = plan_of(config).question.inputs["ecg"]
     fabric = Fabric(
         accelerator=config.trainer.accelerator, devices=1, precision=config.trainer.precision
     )
-    leads, samples = 12, config.ecg.sampling_rate_hz * config.ecg.seconds
-    patch, columns = config.ecg.patch_samples, samples // config.ecg.patch_samples
-    settings = plain(config.network.settings)
     on_cuda = fabric.device.type == "cuda"
     figures = []
 
-    def measure(
-        name: str,
-        network: torch.nn.Module,
-        batch: int,
-        loss_of: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor],
-    ) -> None:
-        optimiser = torch.optim.AdamW(network.parameters(), fused=True)
-        made, optimiser = fabric.setup(network, optimiser)
-        ecg = torch.randn(batch, leads, samples, device=fabric.device)
+    def measure(name: str, module: torch.nn.Module, batch: int, loss: Callable[..., Any]) -> None:
+        made, optimiser = fabric.setup(module, torch.optim.AdamW(module.parameters(), fused=True))
+        signals = torch.randn(batch, *ecg.shape.values(), device=fabric.device)
 
         def step() -> None:
-            loss = loss_of(made, ecg)
-            fabric.backward(loss)
+            fabric.backward(loss(made, signals))
             optimiser.step()
             optimiser.zero_grad()
             if on_cuda:
@@ -181,30 +173,29 @@ def training(overrides: Sequence[str]) -> list[tuple[str, str]]:
             f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at the most" if on_cuda else ""
         )
         figures.append((f"{name}, batch {batch}", f"{rate:.1f} ECG/s{memory}"))
-        network.to("cpu")
+        module.to("cpu")
 
-    def mae_loss(made: torch.nn.Module, ecg: torch.Tensor) -> torch.Tensor:
-        visible = sample_visible(
-            len(ecg), leads, columns, config.pretrain.mask_ratio, config.pretrain.masking,
-            device=ecg.device,
-        )  # fmt: skip
-        return autoencoder.loss(ecg, visible, made(ecg, visible))
-
-    autoencoder = MaskedAutoencoderNetwork(
-        leads=leads, samples=samples, patch_samples=patch, encoder=settings,
-        decoder=plain(config.pretrain.decoder), normalise_targets=config.pretrain.normalise_targets,
+    vit = {**plain(config.network), "shape": ecg.shape}
+    pretraining = MaskedAutoencoder.build(
+        plain(config.pretrain), reads="ecg", network=vit, statistics=ecg.example_statistics(),
+        effective_batch=config.pretrain.batch_size, seed=config.seed,
     )  # fmt: skip
-    measure(f"pretraining {config.network.name}", autoencoder, config.pretrain.batch_size, mae_loss)
+
+    def reconstruction_loss(made: Any, signals: torch.Tensor) -> torch.Tensor:
+        visible = pretraining.visible_patches(len(signals)).to(signals.device)
+        loss: torch.Tensor = pretraining.network.loss(signals, visible, made(signals, visible))
+        return loss
+
+    measure(
+        f"pretraining {config.network.name}", pretraining.network, config.pretrain.batch_size,
+        reconstruction_loss,
+    )  # fmt: skip
     for network in (config.network, config.baseline):
-        classifier = ecg_network(
-            network.architecture, leads=leads, samples=samples, patch_samples=patch,
-            settings=plain(network.settings),
-        )  # fmt: skip
         measure(
             f"fine-tuning {network.name}",
-            classifier,
+            build_network(plain(network), ecg.shape, outputs=1),
             config.finetune.batch_size,
-            lambda made, ecg: made(ecg).square().mean(),
+            lambda made, signals: made(signals).square().mean(),
         )
     where = torch.cuda.get_device_name() if on_cuda else f"CPU, {torch.get_num_threads()} threads"
     return [("device", f"{where}, {config.trainer.precision}, torch {torch.__version__}"), *figures]

@@ -1,19 +1,35 @@
 """Hydra composes configs/ and the command line; a mistake is answered with what would be right."""
 
-import difflib
-from collections.abc import Iterator, Sequence
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
 
 from datamodules.errors import InputError
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+from experiments.arguments import Arguments, read_arguments, take_credentials
+from experiments.mistakes import check_choices, check_parents, complaints, nearest
+from experiments.overrides import (
+    CONFIGS,
+    Typed,
+    folders_of,
+    groups,
+    options,
+    parsed_overrides,
+    search_path,
+)
+from experiments.schema import Config
 
 HELP = """\
 Train and externally validate ECG models across hospitals; everything goes to MLflow.
@@ -34,153 +50,178 @@ Most used:
                                           0/1 column
     scale=small | scale=paper             minutes on two cores, or the papers' own sizes
     network=vit_base                      see the groups below
+    models.mine={{...}}  ~models.cnn        add a model to the study, or leave one out
     tracking.uri=URI                      an MLflow server (default: a SQLite file under mlruns/)
     trainer.devices=2 trainer.strategy=ddp
+    -m seed=1,2,3 network=a,b             a sweep: a launch for each combination, in one parent run
+    --config-dir DIR                      your own options beside these: DIR/network/mine.yaml is
+                                          network=mine; a module in DIR is found by _target_
     --config                              print the resulting configuration and stop
 
 Groups (GROUP=OPTION; each is a file in configs/GROUP):
 {groups}
 
 Any value in those files can be overridden: pretrain.masking=mixed finetune.max_epochs=50 ...
+Completion in bash: eval "$(multisite-ecg --shell-completion install=bash)"
 """
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The resolved configuration of one launch.
+def compose_config(arguments: Sequence[str]) -> Config:
+    """The checked configuration of one launch.
 
-    Raises InputError for an unknown or misspelt key, with the nearest right one, and for a value
-    of the wrong kind.
+    Raises InputError for an unknown or misspelt key, with the nearest right ones, and for a value
+    of the wrong kind or out of range.
     """
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        try:
-            parsed = OverridesParser.create().parse_overrides(list(overrides))
-        except HydraException:
-            raise InputError(_unparsable(overrides)) from None
-        choices = [str(o.input_line) for o in parsed if o.key_or_group.split("@")[0] in _groups()]
-        for override in parsed:
-            if override.is_add() or override.is_force_add():
+    wanted = read_arguments(arguments)
+    with configs(wanted) as folders:
+        typed = parsed_overrides(wanted.overrides)
+        for override in typed:
+            if override.parsed.is_sweep_override():
                 raise InputError(
-                    f"{override.input_line}: a new key can't be added. "
-                    f"Write it without '+'. {_nearest(override.key_or_group, choices)}"
+                    f"{override.text}: these are several values. Give one, add -m for a launch "
+                    "each, or quote a text with commas."
                 )
-            if override.is_sweep_override():
-                raise InputError(f"{override.input_line}: give one value, not a sweep.")
+        return _config(typed, folders)
+
+
+def compose_jobs(wanted: Arguments) -> list[tuple[list[str], Config]]:
+    """The jobs of a sweep by Hydra's own sweeper: the swept overrides and configuration of each.
+
+    Raises InputError, as `compose_config`, for whatever is wrong with any of them.
+    """
+    with configs(wanted) as folders:
+        typed = parsed_overrides(wanted.overrides)
+        swept = [o.key for o in typed if o.parsed.is_sweep_override()]
+        tasks = [o.parsed for o in typed if not o.hydras]
         try:
-            config = compose("run", overrides=list(overrides))
-            OmegaConf.resolve(config)
-        except (HydraException, ValueError) as error:
-            raise InputError(_explained(error, parsed, choices)) from None
-        except OmegaConfBaseException as error:
-            raise InputError(f"the configuration does not resolve: {error}") from None
-        if len(choices) < len(parsed):
-            _check_kinds(compose("run", overrides=choices), config, parsed)
-    missing = OmegaConf.missing_keys(config)
+            (batch,) = BasicSweeper.split_arguments(tasks, None)
+        except HydraException as error:
+            raise InputError(f"-m: {error}.") from None
+        jobs = []
+        for overrides in batch:
+            job = parsed_overrides(overrides)
+            config = _config([*(o for o in typed if o.hydras), *job], folders)
+            jobs.append(([o.text for o in job if o.key in swept], config))
+        return jobs
+
+
+def hydra_overrides(wanted: Arguments) -> list[str]:
+    """What Hydra is given for these arguments."""
+    found = [] if wanted.folder is None else [search_path(wanted.folder)]
+    return found + [override.for_hydra for override in parsed_overrides(wanted.overrides)]
+
+
+def _config(typed: Sequence[Typed], folders: Sequence[Path]) -> Config:
+    check_choices(typed, folders)
+    found = [search_path(folder) for folder in folders[1:]]
+    chosen = [o.for_hydra for o in typed if o.chooses]
+    if len(chosen) < len(typed):
+        try:
+            files: Any = OmegaConf.to_container(compose("run", overrides=found + chosen))
+        except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError):
+            pass  # what is wrong is said below
+        else:
+            check_parents(files, typed)
+    try:
+        composed = compose("run", overrides=found + [o.for_hydra for o in typed])
+        OmegaConf.resolve(composed)
+    except (HydraException, ValueError, yaml.YAMLError) as error:
+        raise InputError(_explained(error, typed, found + chosen)) from None
+    except OmegaConfBaseException as error:
+        raise InputError(f"the configuration does not resolve: {error}") from None
+    missing = OmegaConf.missing_keys(composed)
     if missing:
         raise InputError(
             f"{', '.join(sorted(missing))} must be given, for example {min(missing)}=VALUE."
         )
-    if config.readers is not None and config.readers.table is not None:
+    values: Any = OmegaConf.to_container(composed)
+    if isinstance(values.get("tracking"), dict) and isinstance(values["tracking"].get("uri"), str):
+        values["tracking"]["uri"] = take_credentials(values["tracking"]["uri"])
+    if isinstance(values.get("readers"), dict) and values["readers"].get("table") is not None:
         # a table of readings knows no model, and is of study B's target only if a person says so
-        config.models, config.fusion = {}, None
-        if "target" not in {override.key_or_group for override in parsed}:
-            config.target = "outcome"
-    return config
+        values["models"], values["fusion"] = {}, None
+        if "target" not in {override.key for override in typed}:
+            values["target"] = "outcome"
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(complaints(error, values, typed)) from None
+
+
+def _explained(error: Exception, typed: Sequence[Typed], choices: list[str]) -> str:
+    for override in typed:
+        if override.parsed.is_delete() and f"'{override.key}'" in str(error):
+            values: Any = OmegaConf.to_container(compose("run", overrides=choices))
+            return f"{override.text}: there is no such key. {nearest(override.key, values)}"
+    return f"the configuration can't be composed: {error}"
 
 
 def plain(config: Any) -> Any:
     """Plain dicts, lists and values: what checkpoints and digests hold."""
-    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    if isinstance(config, BaseModel):
+        return config.model_dump(by_alias=True)
+    if OmegaConf.is_config(config):
+        return OmegaConf.to_container(config, resolve=True)
+    if isinstance(config, Mapping):
+        return {key: plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(value) for value in config]
+    return config
 
 
-def help_text() -> str:
-    """What `--help` prints: the studies and groups are read from configs/."""
+def as_yaml(config: Config) -> str:
+    """The configuration as a file in configs/ would say it."""
+    text: str = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def help_text(folder: Path | None = None) -> str:
+    """What `--help` prints: the studies and groups are read from configs/ and a person's folder."""
+    folders = folders_of(folder)
     studies = [
-        f"    experiment={path.stem:<16} {_first_comment(path)}" for path in _options("experiment")
+        f"    experiment={path.stem:<16} {_first_comment(path)}"
+        for path in options("experiment", folders)
     ]
-    groups = [
-        f"    {path.name:<11} {', '.join(option.stem for option in _options(path.name))}"
-        for path in sorted(CONFIGS.iterdir())
-        if path.is_dir() and path.name != "experiment"
+    listed = [
+        f"    {group:<11} {', '.join(option.stem for option in options(group, folders))}"
+        for group in sorted(groups() - {"experiment"})
     ]
-    return HELP.format(studies="\n".join(studies), groups="\n".join(groups))
+    return HELP.format(studies="\n".join(studies), groups="\n".join(listed))
 
 
-def _options(group: str) -> list[Path]:
-    return sorted((CONFIGS / group).glob("*.yaml"))
+def complete(wanted: Arguments) -> None:
+    """Hydra's shell completion: print what `wanted.completion` asks for."""
+    if sys.argv[0].endswith(".py"):
+        raise InputError(
+            "Completion is the installed command's: "
+            'eval "$(multisite-ecg --shell-completion install=bash)".'
+        )
+    line = os.environ.get("COMP_LINE", "")
+    # Hydra's completion knows its search path, and not --config-dir.
+    found = re.search(r"(?:--config-dir|-cd)[ =](\S+)\s", line)
+    if found:
+        path = search_path(Path(found[1]))
+        os.environ["COMP_LINE"] = f"{line[: found.start()]}{path} {line[found.end() :]}"
+    with configs(wanted):
+        running = GlobalHydra.instance().hydra
+        assert running is not None
+        running.shell_completion("run", [str(wanted.completion)])
+
+
+@contextmanager
+def configs(wanted: Arguments) -> Iterator[list[Path]]:
+    """Hydra on configs/; the folders of options, a person's own after ours.
+
+    Modules in that folder can be imported from then on.
+    """
+    folders = folders_of(wanted.folder)
+    for folder in map(str, folders[1:]):
+        if folder not in sys.path:
+            sys.path.append(folder)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield folders
 
 
 def _first_comment(path: Path) -> str:
     comments = [line for line in path.read_text().splitlines() if line.startswith("# ")]
-    return next(line[2:] for line in comments if not line.startswith("# @package"))
-
-
-def _unparsable(overrides: Sequence[str]) -> str:
-    for override in overrides:
-        try:
-            OverridesParser.create().parse_override(override)
-        except HydraException:
-            return (
-                f"{override!r} is not of the form NAME=VALUE. "
-                "Quote a value that has blanks or special characters: 'cohort.root=\"my data\"'. "
-                "--help lists the names."
-            )
-    return f"the command line can't be read: {' '.join(overrides)}"
-
-
-def _explained(error: Exception, parsed: Sequence[Any], choices: Sequence[str]) -> str:
-    for override in parsed:
-        group = override.key_or_group.split("@")[0]
-        if group in _groups() and not (CONFIGS / group / f"{override.value()}.yaml").is_file():
-            names = [path.stem for path in _options(group)]
-            near = difflib.get_close_matches(str(override.value()), names, 1, 0.3)
-            hint = f" Did you mean {group}={near[0]}?" if near else ""
-            return f"{override.input_line}: {group} is one of {', '.join(names)}.{hint}"
-        if isinstance(error, ConfigCompositionException) and f"'{override.key_or_group}'" in str(
-            error
-        ):
-            nearest = _nearest(override.key_or_group, choices)
-            return f"{override.input_line}: there is no such key. {nearest}"
-    return f"the configuration can't be composed: {error}"
-
-
-def _nearest(key: str, choices: Sequence[str]) -> str:
-    try:
-        composed = compose("run", overrides=list(choices))
-    except (HydraException, ValueError):
-        composed = compose("run")
-    known = [*sorted(_groups()), *_keys(composed)]
-    last = key.rsplit(".", 1)[-1]
-    near = [full for full in known if full.rsplit(".", 1)[-1] == last]
-    near = near or difflib.get_close_matches(key, known, 1, 0.5)
-    return f"Did you mean {near[0]}?" if near else "--help and --config show the keys."
-
-
-def _groups() -> set[str]:
-    return {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-
-
-def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items_ex(resolve=False):
-        yield f"{prefix}{key!s}"
-        if isinstance(value, DictConfig):
-            yield from _keys(value, f"{prefix}{key!s}.")
-
-
-def _check_kinds(files: DictConfig, config: DictConfig, parsed: Sequence[Any]) -> None:
-    """Refuse a word where the files under configs/ have a number, and the like."""
-    for override in parsed:
-        key = override.key_or_group
-        if override.is_delete() or key.split("@")[0] in _groups():
-            continue
-        before, after = (OmegaConf.select(c, key, throw_on_missing=False) for c in (files, config))
-        for kinds, name in (
-            ((bool,), "true or false"),
-            ((int, float), "a number"),
-            ((ListConfig,), "a list such as [a,b]"),
-            ((DictConfig,), "a group of keys"),
-        ):
-            if isinstance(before, kinds):
-                right = isinstance(after, kinds) and isinstance(after, bool) == (kinds == (bool,))
-                if not right and after is not None:
-                    raise InputError(f"{override.input_line}: {key} is {name}.")
-                break
+    return next((line[2:] for line in comments if not line.startswith("# @package")), "")

@@ -3,6 +3,10 @@
 from typing import Any
 
 import lightning as L
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
 from tqdm import tqdm
 
 from datamodules.parallel import progress_bar
@@ -13,6 +17,19 @@ def say(message: str) -> None:
     """One line, from the first process only."""
     if is_first_process():
         tqdm.write(message)
+
+
+def print_table(title: str, table: pd.DataFrame) -> None:
+    """A table on the terminal, every name in it as it is."""
+    shown = Table(title=title, box=box.SIMPLE_HEAD)
+    for number, column in enumerate(table.columns):
+        shown.add_column(str(column), justify="right" if number else "left", no_wrap=True)
+    for row in table.itertuples(index=False):
+        shown.add_row(*map(str, row))
+    # Wide enough for every column, also where the output goes to a file. Markup and emoji would
+    # take brackets and colons of a hospital's name for their own.
+    width = max(100, Console().width, 24 * (len(table.columns) + 1))
+    Console(width=width, markup=False, emoji=False).print(shown)
 
 
 class StageBar(L.Callback):

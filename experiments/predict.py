@@ -18,7 +18,7 @@ from datamodules.parallel import progress_bar
 from experiments.run import DONE, FAILED, MISTAKE
 
 if TYPE_CHECKING:  # heavy: imported once the arguments are known to be right
-    from experiments.inference import Exam, Prediction, Predictor
+    from experiments.inference import Prediction, Predictor
 
 HELP = """\
 The probability that a trained model gives one patient, or a table of patients.
@@ -38,6 +38,7 @@ The patient, by whichever of the model's inputs is at hand:
     cxr=FILE                         frontal chest X-ray, DICOM, PNG or JPEG
     bnp=NUMBER or nt_probnp=NUMBER   pg/mL; whichever the model was trained on
     age=YEARS sex=female|male        beside a blood test, if the model reads them
+    NAME=VALUE                       whatever else the model's inputs take
 
 Many patients:
     ecg=DIR cxr=DIR                  every recording and film in these folders; those of one name
@@ -47,20 +48,15 @@ Many patients:
 The answer:
     format=text|json|csv             for people (the default), or for programs (csv: of a table)
 
+A model with code of your own (a network, an input): it runs only if you allow it
+    allow=[MODULE,...]               modules or packages that its checkpoint may name
+    --config-dir DIR                 where they are, if they are not installed
+
 Research software, not a medical device.
 """
 
-FILES = ("ecg", "cxr")
-# The manifest's columns of the values that can be given.
-COLUMNS = {
-    "bnp": "bnp_pg_ml",
-    "nt_probnp": "nt_probnp_pg_ml",
-    "age": "age_years",
-    "sex": "sex",
-}
-NAMES = ("model", *FILES, *COLUMNS, "manifest", "format", "tracking.uri")
+OURS = ("model", "manifest", "format", "tracking.uri", "allow")
 FORMATS = ("text", "json", "csv")
-FILMS = (".dcm", ".png", ".jpg", ".jpeg")
 TRACKING = "sqlite:///mlruns/mlflow.db"
 
 
@@ -91,16 +87,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE arguments by name; `format` and `tracking.uri` filled in. Raises InputError."""
+    """NAME=VALUE arguments by name; `format` and `tracking.uri` filled in. Raises InputError.
+
+    Which names beside `model`, `manifest` and these there are is for the model to say.
+    """
     given: dict[str, str] = {}
-    for argument in arguments:
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument == "--config-dir" and waiting:
+            argument = f"--config-dir={waiting.pop(0)}"
         name, equals, value = argument.partition("=")
         if not equals:
             raise InputError(f"{argument!r} is not of the form NAME=VALUE. --help lists the names.")
-        if name not in NAMES:
-            near = get_close_matches(name, NAMES, 1)
-            remedy = f"Did you mean {near[0]}=?" if near else "--help lists the names."
-            raise InputError(f"{argument}: there is no such name. {remedy}")
         if name in given:
             raise InputError(f"{name}= is given twice. Leave one out.")
         if not value:
@@ -111,14 +110,20 @@ def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
         raise InputError(f"format={given['format']}: it is one of {', '.join(FORMATS)}.")
     if "model" not in given:
         raise InputError("Give the model: model=FILE.ckpt, a run's id or a registered model.")
-    single = [name for name in (*FILES, *COLUMNS) if name in given]
-    if "manifest" in given and single:
+    inputs = _inputs(given)
+    if "manifest" in given and inputs:
         raise InputError(
-            f"manifest= and {single[0]}= can't be given together: a manifest names every input."
+            f"manifest= and {next(iter(inputs))}= can't be given together: a manifest names every "
+            "input."
         )
-    if "manifest" not in given and not set(single) - {"age", "sex"}:
-        raise InputError("Give an input: ecg=, cxr=, bnp=, nt_probnp= or manifest=.")
+    if "manifest" not in given and not inputs:
+        raise InputError("Give an input, such as ecg=, or a manifest=.")
     return given
+
+
+def _inputs(given: Mapping[str, str]) -> dict[str, str]:
+    """The arguments that are a model's to know."""
+    return {name: of for name, of in given.items() if name not in (*OURS, "--config-dir")}
 
 
 def answer(given: Mapping[str, str]) -> None:
@@ -126,22 +131,43 @@ def answer(given: Mapping[str, str]) -> None:
 
     Raises InputError also after a table of which some rows have no probability.
     """
-    from experiments.inference import Exam, Predictor
+    from experiments.inference import Predictor
 
-    exams = _exams(given)
-    if isinstance(exams, Exam) and given["format"] == "csv":
-        raise InputError("format=csv is for a table: a folder or a manifest. Give format=json.")
+    if "--config-dir" in given:
+        folder = Path(given["--config-dir"]).resolve()
+        if not folder.is_dir():
+            raise InputError(f"--config-dir {folder}: there is no such folder.")
+        sys.path.append(str(folder))
+    allowed = [name.strip() for name in given.get("allow", "").strip("[]").split(",")]
     with _checkpoint(given["model"], given["tracking.uri"]) as checkpoint:
-        predictor = Predictor(checkpoint, given["model"])
-    _check_reads(predictor, given)
-    if isinstance(exams, Exam):
-        prediction = predictor(exams)
-        if given["format"] == "json":
-            print(json.dumps(prediction.as_dict(), indent=2, allow_nan=False))
-        else:
-            print("\n".join(_lines(prediction, predictor)))
+        predictor = Predictor(checkpoint, given["model"], [name for name in allowed if name])
+    if "manifest" in given:
+        path = Path(given["manifest"])
+        _answer_table(given, predictor, _in_manifest(path, predictor), path.parent)
         return
-    rows = list(_rows(exams, predictor))
+    inputs = _inputs(given)
+    _check_reads(predictor, inputs)
+    folders = {name: Path(of) for name, of in inputs.items() if _is_path(predictor, name)}
+    folders = {name: path for name, path in folders.items() if path.is_dir()}
+    if folders:
+        _answer_table(given, predictor, _in_folders(inputs, folders, predictor), Path())
+        return
+    if given["format"] == "csv":
+        raise InputError("format=csv is for a table: a folder or a manifest. Give format=json.")
+    prediction = predictor(_values(inputs, predictor))
+    if given["format"] == "json":
+        print(json.dumps(prediction.as_dict(), indent=2, allow_nan=False))
+    else:
+        print("\n".join(_lines(prediction, predictor)))
+
+
+def _answer_table(
+    given: Mapping[str, str],
+    predictor: "Predictor",
+    exams: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+) -> None:
+    rows = list(_rows(exams, predictor, folder))
     if given["format"] == "json":
         print(json.dumps(rows, indent=2, allow_nan=False))
     elif given["format"] == "csv":
@@ -161,123 +187,115 @@ def _checkpoint(model: str, uri: str) -> AbstractContextManager[Path]:
     return find_checkpoint(model, uri)
 
 
-def _exams(given: Mapping[str, str]) -> "Exam | dict[str, Exam]":
-    """One exam, or each exam of folders or of a manifest by its id."""
-    from experiments.inference import Exam
-
-    if "manifest" in given:
-        return _in_manifest(Path(given["manifest"]))
-    paths = {name: Path(given[name]) for name in FILES if name in given}
-    values = {COLUMNS[name]: _value(name, given[name]) for name in COLUMNS if name in given}
-    folders = [name for name in paths if paths[name].is_dir()]
-    if not folders:
-        return Exam(paths.get("ecg"), paths.get("cxr"), values)
-    for name in given:
-        if name in (*FILES, *COLUMNS) and name not in folders:
-            raise InputError(
-                f"{name}= is of one exam, and {folders[0]}= a folder of many. "
-                "Give a manifest, in which each exam has its own values."
-            )
-    ecgs = _recordings(paths["ecg"]) if "ecg" in paths else {}
-    films = _films(paths["cxr"]) if "cxr" in paths else {}
-    return {exam: Exam(ecgs.get(exam), films.get(exam)) for exam in sorted({*ecgs, *films})}
+def _is_path(predictor: "Predictor", name: str) -> bool:
+    column = predictor.columns.get(predictor.arguments[name])
+    return column is not None and column.kind == "path"
 
 
-def _in_manifest(path: Path) -> "dict[str, Exam]":
+def _in_manifest(path: Path, predictor: "Predictor") -> dict[str, dict[str, Any]]:
+    """Each exam of a manifest by its id: its known values by their columns."""
     from datamodules.manifest import read_manifest
-    from experiments.inference import Exam
 
     exams = {}
-    for row in read_manifest(path).to_dict("records"):
-        there = {str(column): value for column, value in row.items() if value == value}
-        ecg, cxr = (
-            path.parent / there[column] if column in there else None
-            for column in ("ecg_path", "cxr_path")
-        )
-        values = {column: there[column] for column in COLUMNS.values() if column in there}
-        exams[there["exam_id"]] = Exam(ecg, cxr, values)
+    for row in read_manifest(path, predictor.columns).to_dict("records"):
+        known = {str(column): value for column, value in row.items() if value == value}
+        exams[known["exam_id"]] = known
     return exams
 
 
-def _value(name: str, text: str) -> float | str:
-    """A value from the command line, checked as if it stood in a manifest."""
+def _in_folders(
+    inputs: Mapping[str, str], folders: Mapping[str, Path], predictor: "Predictor"
+) -> dict[str, dict[str, Any]]:
+    """Each exam of folders by its files' name; files of one name in two folders are one exam."""
+    for name in inputs:
+        if name not in folders:
+            raise InputError(
+                f"{name}= is of one exam, and {next(iter(folders))}= a folder of many. "
+                "Give a manifest, in which each exam has its own values."
+            )
+    exams: dict[str, dict[str, Any]] = {}
+    for name, folder in folders.items():
+        column = predictor.arguments[name]
+        (input,) = (i for i in predictor.inputs.values() if name in i.arguments)
+        found = input.files_in(folder)
+        if not found:
+            raise InputError(
+                f"{name}={folder}: there is no {input.label} ({input.endings}) in this folder."
+            )
+        for path in found:
+            exam = input.exam_of(path)
+            if column in exams.setdefault(exam, {}):
+                other = Path(exams[exam][column]).name
+                raise InputError(
+                    f"{name}={folder}: {other} and {path.name} are two {input.label}s of one name; "
+                    "rename or remove one."
+                )
+            exams[exam][column] = path.resolve()
+    return dict(sorted(exams.items()))
+
+
+def _values(inputs: Mapping[str, str], predictor: "Predictor") -> dict[str, Any]:
+    """Values from the command line by their columns, checked as if they stood in a manifest."""
+    values: dict[str, Any] = {}
+    for name, text in inputs.items():
+        column = predictor.arguments[name]
+        if _is_path(predictor, name):
+            values[column] = Path(text).resolve()
+        else:
+            values[column] = _value(name, column, text, predictor)
+    return values
+
+
+def _value(name: str, column: str, text: str, predictor: "Predictor") -> float | str:
     import pandas as pd
 
     from datamodules.manifest import check_manifest
 
-    row = {"institution": "here", "patient_id": "1", "exam_id": "1", COLUMNS[name]: text}
+    row = {"institution": "here", "patient_id": "1", "exam_id": "1", column: text}
     try:
-        return check_manifest(pd.DataFrame([row]), "")[COLUMNS[name]].item()
+        value: float | str = check_manifest(pd.DataFrame([row]), "", predictor.columns)[
+            column
+        ].item()
     except InputError as error:
-        problem = str(error).rpartition(f"column {COLUMNS[name]}: ")[2]
+        problem = str(error).rpartition(f"column {column}: ")[2]
         told = problem.replace("leave it empty", "leave it out")
         raise InputError(
             f"{name}={text}: {told.replace('half of the values are below', 'it is below')}"
         ) from None
+    return value
 
 
-def _recordings(folder: Path) -> dict[str, Path]:
-    found = {path.stem: path for path in sorted(folder.glob("*.hea"))}
-    if not found:
-        raise InputError(f"ecg={folder}: there is no recording (.hea) in this folder.")
-    return found
-
-
-def _films(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        named = path.suffix.lower() in FILMS
-        if not named and not _is_dicom(path):
-            continue
-        exam = path.stem if named else path.name
-        if exam in found:
-            raise InputError(
-                f"cxr={folder}: {found[exam].name} and {path.name} are two films of one name; "
-                "rename or remove one."
-            )
-        found[exam] = path
-    if not found:
-        raise InputError(
-            f"cxr={folder}: there is no chest X-ray (DICOM, PNG or JPEG) in this folder."
-        )
-    return found
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM" and path.name != "DICOMDIR"
-
-
-def _check_reads(predictor: "Predictor", given: Mapping[str, str]) -> None:
+def _check_reads(predictor: "Predictor", inputs: Mapping[str, str]) -> None:
     """Refuse what the model would leave out of account, so that nobody takes it for counted."""
-    blood = [name for name, column in COLUMNS.items() if column in predictor.columns]
-    reads = [name for name in FILES if name in predictor.labels] + blood
-    for name in (*FILES, *COLUMNS):
-        if name not in given or name in reads:
+    known = predictor.arguments
+    for name, value in inputs.items():
+        if name in known:
             continue
-        if name in ("bnp", "nt_probnp") and blood:
+        for input in predictor.inputs.values():
+            if told := input.instead_of(name):
+                raise InputError(f"{name}={value}: {predictor.name} {told}")
+        near = get_close_matches(name, [*known, *OURS], 1)
+        remedy = f"Did you mean {near[0]}=?" if near else f"Leave {name}= out."
+        raise InputError(
+            f"{name}={value}: {predictor.name} does not read it, but "
+            f"{_listed(predictor.labels.values())} ({', '.join(f'{k}=' for k in known)}). {remedy}"
+        )
+    for input in predictor.inputs.values():
+        absent = [name for name in input.arguments if name not in inputs]
+        if absent and len(absent) < len(input.arguments):
             raise InputError(
-                f"{name}={given[name]}: {predictor.name} was trained on {blood[0]}=, and BNP and "
-                f"NT-proBNP are never mixed. Give {blood[0]}=, or neither."
+                f"{predictor.name} reads {_listed(input.arguments)} together: give "
+                f"{_listed(absent)} too."
             )
-        raise InputError(
-            f"{name}={given[name]}: {predictor.name} does not read it, but "
-            f"{_listed(predictor.labels.values())}. Leave {name}= out."
-        )
-    absent = [name for name in blood if name not in given]
-    if absent and len(absent) < len(blood):
-        raise InputError(
-            f"{predictor.name} reads {_listed(blood)} together: give {_listed(absent)} too."
-        )
 
 
-def _rows(exams: "Mapping[str, Exam]", predictor: "Predictor") -> Iterator[dict[str, Any]]:
+def _rows(
+    exams: Mapping[str, Mapping[str, Any]], predictor: "Predictor", folder: Path
+) -> Iterator[dict[str, Any]]:
     with progress_bar(len(exams), "predicting") as bar:
-        for exam_id, exam in exams.items():
+        for exam_id, values in exams.items():
             try:
-                yield {"exam_id": exam_id, **predictor(exam).as_dict(), "error": None}
+                yield {"exam_id": exam_id, **predictor(values, folder).as_dict(), "error": None}
             except InputError as error:
                 yield {"exam_id": exam_id, "probability": None, "error": str(error)}
             bar.update()
@@ -298,9 +316,12 @@ def _lines(prediction: "Prediction", predictor: "Predictor") -> Iterator[str]:
         called = "Positive" if prediction.positive else "Negative"
         yield f"{called} at the operating threshold of {prediction.threshold:.3f}"
     if prediction.submodels:
+        # By its own name where several read one input.
+        inputs = list(predictor.submodels.values())
         yield " · ".join(
-            f"{labels[predictor.submodels[name]]} alone {alone:.2f}"
+            f"{labels[input] if inputs.count(input) == 1 else name} alone {alone:.2f}"
             for name, alone in prediction.submodels.items()
+            for input in (predictor.submodels[name],)
         )
     yield from (f"! {warning}" for warning in prediction.warnings)
     yield _origin(predictor)

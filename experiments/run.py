@@ -1,4 +1,7 @@
-"""The one entry point: `python -m experiments.run [NAME=VALUE ...]`; `--help` says more."""
+"""The one entry point: `python -m experiments.run [NAME=VALUE ...]`; `--help` says more.
+
+Installed, it is the command `multisite-ecg`.
+"""
 
 import errno
 import os
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 # Heavy imports wait until they are needed: --help and a misspelt key are answered at once, and
 # the processes that simulate and pack, which import this file again, start quickly.
 from datamodules.errors import InputError
-from experiments.processes import is_first_process
+from experiments.processes import StrayProcessError, is_first_process, rank_in_environment
 
 # Threads that spin while they wait for one another made training on two shared cores four times
 # slower; OpenMP reads this when torch loads it.
@@ -20,26 +23,47 @@ DONE, FAILED, MISTAKE = 0, 1, 2
 
 def main(arguments: Sequence[str]) -> int:
     """Run one launch; returns the exit status: 0 done, 2 a person's mistake, 1 anything else."""
-    from experiments.config import compose_config, help_text
+    from experiments.arguments import read_arguments
 
     try:
-        if {"--help", "-h"} & set(arguments):
-            print(help_text())
-            return DONE
-        config = compose_config([a for a in arguments if a != "--config"])
-        if "--config" in arguments:
-            from omegaconf import OmegaConf
+        wanted = read_arguments(arguments)
+        from experiments.config import as_yaml, complete, compose_config, help_text
 
-            print(OmegaConf.to_yaml(config))
+        if wanted.help:
+            print(help_text(wanted.folder), flush=True)
+            return DONE
+        if wanted.completion is not None:
+            complete(wanted)
+            return DONE
+        if wanted.multirun:
+            from experiments.sweep import sweep
+
+            return DONE if sweep(wanted) else FAILED
+        config = compose_config(arguments)
+        if wanted.config:
+            print(as_yaml(config), flush=True)
             return DONE
         from experiments.launch import launch
 
-        launch(config, arguments)
+        launch(config, [*wanted.options, *wanted.overrides])
+    except StrayProcessError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return MISTAKE
     except InputError as mistake:
         _report(f"error: {mistake}")
+        rank, world, told = rank_in_environment()
+        if rank:
+            print(
+                f"error: This is process {rank} of {world} ({told}), and the first one says what "
+                "is wrong. If it is alone, unset these variables.",
+                file=sys.stderr,
+            )
         return MISTAKE
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         _report("interrupted. Finished stages are kept: the same command goes on from there.")
+        return FAILED
+    except BrokenPipeError:  # whoever reads the output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
@@ -52,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
         )
         return MISTAKE
     except Exception:
-        _report(traceback.format_exc())
+        # Of whichever process: the others know no more than that it is gone.
+        traceback.print_exc()
         return FAILED
     return DONE
 

@@ -6,60 +6,69 @@ from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import DictConfig
 
 from datamodules.errors import InputError
-from datamodules.simulation import ceiling, ph_ceiling
+from datamodules.simulation import MODALITIES, ceiling, ph_ceiling
 from datamodules.splits import Fold
 from datamodules.splits import leave_site_out as folds_of
 from experiments.config import plain
-from experiments.evaluation.predictions import read_several
+from experiments.evaluation.predictions import VAL, read_several
 from experiments.evaluation.reader_study import read_readings
+from experiments.plan import Plan
+from experiments.schema import Config
 from experiments.stages.cohort import (
     Roles,
-    Site,
     check_cohort,
-    inputs_of,
     prepare,
     roles_of,
     simulated_institutions,
 )
+from experiments.stages.describe import describe
 from experiments.stages.evaluate import evaluate
+from experiments.stages.exams import Site
 from experiments.stages.fuse import check_fusion, fuse
 from experiments.stages.pretrain import Pretrained
 from experiments.stages.readers import judge_readers, report_readers, simulate_readers
-from experiments.stages.report import Ceilings, Judged, Outcome, Results, judge, report
-from experiments.stages.train import train_models
+from experiments.stages.report import (
+    Asked,
+    Ceilings,
+    Judged,
+    Outcome,
+    Results,
+    judge,
+    report,
+)
+from experiments.stages.stage import Lab
 from experiments.tracking import Tracking
-from lightning_modules.checkpoint import CLASSIFIERS
-
-SUFFIX = {"ecg": "", "cxr": ".cxr"}
 
 
-def external_validation(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
+def external_validation(config: Config, plan: Plan, lab: Lab, run: str | None) -> Outcome:
     """Train on development institutions, test on their held-out patients and on external ones."""
-    results, judged = _external_validation(config, tracking, run)
-    report(config, judged, tracking, run, pretrained=_by_fold({"": results}))
+    results, judged = _external_validation(config, plan, lab, run)
+    known = describe(config, plan, lab.tracking)
+    pretrained = _by_fold({"": results})
+    report(Asked.by(config), known, judged, lab.tracking, run, pretrained=pretrained)
     return judged.outcome
 
 
 def _external_validation(
-    config: DictConfig, tracking: Tracking, run: str | None
+    config: Config, plan: Plan, lab: Lab, run: str | None
 ) -> tuple[Results, Judged]:
-    sites = prepare(config)
+    sites = lab.processes.decided(lambda: prepare(config, plan.question))
     roles = roles_of(config, list(sites))
-    _describe(config, tracking, run, sites, roles)
+    _describe(plan, lab, run, sites, roles)
     development, external = _of(sites, roles.development), _of(sites, roles.external)
-    check_cohort(config, development, external)
-    if config.fusion is not None:
-        check_fusion(config, development, external)
-    results = _train_and_test(config, development, external, tracking, run)
-    return results, judge(config, results, sites, roles, _ceilings(config), tracking, run)
+    _check(config, plan, development, external)
+    results = _train_and_test(plan, development, external, lab, run)
+    judged = judge(
+        Asked.by(config), results, sites, roles, _ceilings(config, plan), lab.tracking, run
+    )
+    return results, judged
 
 
-def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
+def leave_site_out(config: Config, plan: Plan, lab: Lab, run: str | None) -> Outcome:
     """Every institution external once, everything fitted on the others; a child run a fold."""
-    sites = prepare(config)
+    sites = lab.processes.decided(lambda: prepare(config, plan.question))
     folds = folds_of(list(sites))
     for name in config.folds or ():
         if name not in sites:
@@ -67,29 +76,29 @@ def leave_site_out(config: DictConfig, tracking: Tracking, run: str | None) -> O
                 f"folds: there is no institution {name!r}. There are {', '.join(sites)}."
             )
     chosen = [fold for fold in folds if config.folds is None or fold.name in config.folds]
-    _describe(config, tracking, run, sites, Roles((), tuple(fold.name for fold in chosen)))
+    _describe(plan, lab, run, sites, Roles((), tuple(fold.name for fold in chosen)))
     for fold in chosen:
-        in_fold = _of(sites, fold.development), _of(sites, fold.external)
-        check_cohort(config, *in_fold)
-        if config.fusion is not None:
-            check_fusion(config, *in_fold)
-    best = _ceilings(config)
-    results = {fold.name: _fold(config, fold, sites, best, tracking, run) for fold in chosen}
+        _check(config, plan, _of(sites, fold.development), _of(sites, fold.external))
+    best = _ceilings(config, plan)
+    results = {fold.name: _fold(config, plan, fold, sites, best, lab, run) for fold in chosen}
     of_folds = list(results.values())
     # Development exams come back in every fold, predicted by another model each time.
     held_out = {name: sites[name] for name in results}
-    judged = judge(config, Results.external_of(of_folds), held_out, None, best, tracking, run)
-    report(config, judged, tracking, run, folds=of_folds, pretrained=_by_fold(results))
+    together = Results.external_of(of_folds)
+    asked, known = Asked.by(config), describe(config, plan, lab.tracking)
+    judged = judge(asked, together, held_out, None, best, lab.tracking, run)
+    pretrained = _by_fold(results)
+    report(asked, known, judged, lab.tracking, run, folds=of_folds, pretrained=pretrained)
     return judged.outcome
 
 
-def compare(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
+def compare(config: Config, tracking: Tracking, run: str | None) -> Outcome:
     """Judge predictions tables, whoever made them; nothing is trained.
 
     Raises InputError where there is nothing to judge, or two models have no exam in common.
     """
     predictions = read_several(config.predictions)
-    tested = predictions[predictions["split"] != "val"]
+    tested = predictions[predictions["split"] != VAL]
     if tested.empty:
         raise InputError("The predictions hold no exams of split test or external to judge.")
     keys = {
@@ -102,32 +111,43 @@ def compare(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
                 f"{one} and {other} have no tested exam in common (by institution, split and "
                 "exam_id): there is nothing to compare. Predict the same exams with both."
             )
-    judged = judge(config, Results(predictions), {}, None, None, tracking, run)
-    report(config, judged, tracking, run)
+    asked = Asked.by(config)
+    judged = judge(asked, Results(predictions), {}, None, None, tracking, run)
+    report(asked, describe(config, None, tracking), judged, tracking, run)
     return judged.outcome
 
 
-def reader_study(config: DictConfig, tracking: Tracking, run: str | None) -> Outcome:
-    """Readers without and with the model: a table of readings, or readers simulated on the study's
-    own predictions."""
-    if config.readers.table is not None:
-        readings = read_readings(Path(config.readers.table))
-        of_readers = judge_readers(config, readings, None, tracking, run)
-        report_readers(config, of_readers, tracking, run)
-        return of_readers.outcome
-    results, judged = _external_validation(config, tracking, run)
-    with tracking.run(
+def readings(config: Config, tracking: Tracking, run: str | None) -> Outcome:
+    """Readers without and with the model: a table of their readings; nothing is trained."""
+    assert config.readers is not None
+    assert config.readers.table is not None
+    table, asked = Path(config.readers.table), Asked.by(config)
+    of_readers = judge_readers(config.readers, asked, read_readings(table), None, tracking, run)
+    known = describe(config, None, tracking)
+    report_readers(config.readers, table, known, of_readers, tracking, run)
+    return of_readers.outcome
+
+
+def reader_study(config: Config, plan: Plan, lab: Lab, run: str | None) -> Outcome:
+    """Readers simulated on the study's own predictions, without and with the model."""
+    results, judged = _external_validation(config, plan, lab, run)
+    assert config.readers is not None
+    assert config.fusion is not None
+    asked, of_model = Asked.by(config), results.predictions["model"] == config.fusion.name
+    with lab.tracking.run(
         "readers (simulated)",
         parent=run,
         tags={"stage": "readers", "model": config.fusion.name},
     ) as child:
-        readings, truth = simulate_readers(config, results.predictions)
-        of_readers = judge_readers(config, readings, truth, tracking, child)
-    simulated = f"{judged.simulated} {of_readers.outcome.caption}".strip()
+        simulated, truth = simulate_readers(
+            config.readers.simulated, results.predictions[of_model], config.seed
+        )
+        of_readers = judge_readers(config.readers, asked, simulated, truth, lab.tracking, child)
     report(
-        config,
-        replace(judged, simulated=simulated),
-        tracking,
+        asked,
+        describe(config, plan, lab.tracking),
+        replace(judged, simulated=f"{judged.simulated} {of_readers.outcome.caption}".strip()),
+        lab.tracking,
         run,
         pretrained=_by_fold({"": results}),
         readers=of_readers.blocks,
@@ -135,23 +155,34 @@ def reader_study(config: DictConfig, tracking: Tracking, run: str | None) -> Out
     return of_readers.outcome
 
 
-PROTOCOLS = {
+# Those that train, and those that judge what is handed in.
+TRAINING = {
     "external_validation": external_validation,
     "leave_site_out": leave_site_out,
-    "compare": compare,
     "reader_study": reader_study,
 }
+JUDGING = {"compare": compare, "reader_study": readings}
+
+
+def _check(
+    config: Config, plan: Plan, development: Sequence[Site], external: Sequence[Site]
+) -> None:
+    check_cohort(config, plan.question, development, external)
+    if plan.fusion is not None:
+        folds = plan.fusion["folds"]
+        check_fusion(folds, config.seed, plan.question.task, development, external)
 
 
 def _fold(
-    config: DictConfig,
+    config: Config,
+    plan: Plan,
     fold: Fold,
     sites: Mapping[str, Site],
     best: Ceilings | None,
-    tracking: Tracking,
+    lab: Lab,
     run: str | None,
 ) -> Results:
-    with tracking.run(
+    with lab.tracking.run(
         f"fold · held out: {fold.name}",
         parent=run,
         tags={
@@ -161,29 +192,33 @@ def _fold(
         },
     ) as of_fold:
         results = _train_and_test(
-            config, _of(sites, fold.development), _of(sites, fold.external), tracking, of_fold
+            plan, _of(sites, fold.development), _of(sites, fold.external), lab, of_fold
         )
         roles = Roles(fold.development, fold.external)
-        judge(config, results, sites, roles, best, tracking, of_fold)
+        judge(Asked.by(config), results, sites, roles, best, lab.tracking, of_fold)
     return results
 
 
 def _train_and_test(
-    config: DictConfig,
+    plan: Plan,
     development: Sequence[Site],
     external: Sequence[Site],
-    tracking: Tracking,
+    lab: Lab,
     run: str | None,
 ) -> Results:
-    trained = train_models(config, plain(config.models), development, tracking, run)
+    trained = plan.models.train(development, lab, run)
     tested = [
-        evaluate(config, name, of.checkpoint, development, external) for name, of in trained.items()
+        evaluate(name, of.checkpoint, of.key, of.reads, development, external, lab)
+        for name, of in trained.items()
     ]
     predictions = pd.concat(tested, ignore_index=True)
     pretrained = next((of.pretrained for of in trained.values() if of.pretrained), None)
-    if config.fusion is None:
+    if plan.fusion is None:
         return Results(predictions, pretrained=pretrained)
-    fused, subsets = fuse(config, trained, predictions, development, tracking, run)
+    name = plan.fusion["name"]
+    fused, subsets = fuse(
+        name, plan.fusion, plan.models, trained, predictions, development, lab, run
+    )
     return Results(pd.concat([predictions, fused], ignore_index=True), subsets, pretrained)
 
 
@@ -197,15 +232,15 @@ def _of(sites: Mapping[str, Site], names: Sequence[str]) -> list[Site]:
 
 
 def _describe(
-    config: DictConfig,
-    tracking: Tracking,
-    run: str | None,
-    sites: Mapping[str, Site],
-    roles: Roles,
+    plan: Plan, lab: Lab, run: str | None, sites: Mapping[str, Site], roles: Roles
 ) -> None:
     """Who takes part: roles and datasets on the parent run, store digests on every run."""
+    contents = {name: input.contents for name, input in plan.question.inputs.items()}
+    tracking = lab.tracking
     digests = {
-        f"store_digest.{name}{SUFFIX[input]}": store.digest
+        f"store_digest.{name}{of.suffix.replace('-', '.') if (of := contents[input]) else ''}": (
+            store.digest
+        )
         for name, site in sites.items()
         for input, store in site.stores.items()
     }
@@ -220,21 +255,22 @@ def _describe(
         tracking.dataset(run, site.exams, name=name, digest=site.digest[:16], context=context)
 
 
-def _ceilings(config: DictConfig) -> Ceilings | None:
+def _ceilings(config: Config, plan: Plan) -> Ceilings | None:
     """The best possible AUROC of each model at each institution, where the cohort is simulated."""
     if config.cohort.source != "simulated" or config.target not in ("lvsd", "ph"):
         return None
     institutions, seed = simulated_institutions(config), config.cohort.seed
+    sees = {name: {model.reads} for name, model in plan.models.models.items()}
+    if plan.fusion is not None:
+        sees[plan.fusion["name"]] = set(plan.reads)
     if config.target == "lvsd":
-        if inputs_of(config) != ("ecg",):
+        if plan.reads != ("ecg",):
             return None
         threshold = config.lvsd.lvef_below_percent
         best = ceiling(institutions, seed=seed, lvef_below_percent=threshold)
-        return dict.fromkeys(config.models, best)
-    sees = {name: {CLASSIFIERS[of.classifier].input} for name, of in config.models.items()}
-    if config.fusion is not None:
-        sees[config.fusion.name] = set(inputs_of(config))
+        return dict.fromkeys(sees, best)
     return {
         name: ph_ceiling(institutions, seed=seed, ph=plain(config.ph), modalities=modalities)
         for name, modalities in sees.items()
+        if modalities <= set(MODALITIES)
     }

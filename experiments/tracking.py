@@ -9,9 +9,10 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.data.pandas_dataset import from_pandas
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from datamodules.errors import InputError, listing
+from experiments.arguments import take_credentials
 
 for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -38,6 +40,9 @@ MODEL_TAG = "model."  # on a launch's run: the run of each of its models
 FUSION_TAG = "fusion"  # on a launch's run: which of them is the fusion
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 REGISTERED = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")
+NOTE = "mlflow.note.content"
+NOTE_FILE = "note.md"
+LONGEST_TAG, LONGEST_KEY = 8000, 250  # characters that MLflow takes
 # MLflow's own name for an experiment that trains models rather than language applications.
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -51,10 +56,12 @@ class Tracking:
     """
 
     def __init__(self, uri: str, artifacts: str, experiment: str, *, enabled: bool) -> None:
+        uri = take_credentials(uri)
         self.uri, self.experiment, self.enabled = uri, experiment, enabled
         # Tags that every run of this launch carries.
         self.common: dict[str, str] = {"mlflow.source.git.commit": git_commit()}
         self.command = ""  # that a person typed
+        self._keys: dict[tuple[str, str], str] = {}  # a run's metric -> the name it stands for
         if not enabled:
             return
         location = None
@@ -72,7 +79,7 @@ class Tracking:
             self.client = MlflowClient(uri)
             self.experiment_id = self._experiment(location)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise InputError(f"tracking.uri={_public(uri)} can't be used: {error}") from None
+            raise InputError(f"tracking.uri={uri} can't be used: {error}") from None
 
     def _experiment(self, location: str | None) -> str:
         found = self.client.get_experiment_by_name(self.experiment)
@@ -137,16 +144,29 @@ class Tracking:
     def metrics(self, run_id: str | None, values: Mapping[str, float]) -> None:
         """Final values of metrics; those that are None or nan are not estimable and left out.
 
-        What MLflow does not allow in a metric's name becomes `_`.
+        What MLflow does not allow in a metric's name becomes `_`; where two names of a run would
+        be one by that, the second ends in `_2`.
         """
-        kept = {
-            re.sub(r"[^\w\-. :/]", "_", k, flags=re.ASCII): float(v)
-            for k, v in values.items()
-            if v is not None and v == v
-        }
-        if run_id is not None and kept:
-            now = pd.Timestamp.now("UTC").value // 10**6
-            self.client.log_batch(run_id, metrics=[Metric(k, v, now, 0) for k, v in kept.items()])
+        if run_id is None:
+            return
+        now = pd.Timestamp.now("UTC").value // 10**6
+        kept = [
+            Metric(self._key(run_id, name), float(value), now, 0)
+            for name, value in values.items()
+            if value is not None and value == value
+        ]
+        if kept:
+            self.client.log_batch(run_id, metrics=kept)
+
+    def _key(self, run_id: str, name: str) -> str:
+        parts = (re.sub(r"[^\w\-. :]", "_", part) for part in name.split("/"))
+        # As MLflow has it, a metric's name is a path, and one that is its shortest form.
+        allowed = "/".join("_" if part in ("", ".", "..") else part for part in parts)
+        key, number = allowed[:LONGEST_KEY], 1
+        while self._keys.setdefault((run_id, key), name) != name:
+            number += 1
+            key = f"{allowed[: LONGEST_KEY - 4]}_{number}"
+        return key
 
     def params(self, run_id: str | None, values: Mapping[str, Any]) -> None:
         """Settings that a person compares runs by."""
@@ -154,8 +174,18 @@ class Tracking:
             self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in values.items()])
 
     def tags(self, run_id: str | None, values: Mapping[str, str]) -> None:
-        """Facts about a run; `mlflow.note.content` is the text that the UI shows first."""
-        if run_id is not None:
+        """Facts about a run; `mlflow.note.content` is the text that the UI shows first.
+
+        A note that is longer than MLflow takes loses rows of its tables, says so, and stands whole
+        in the artefact note.md.
+        """
+        if run_id is None:
+            return
+        note = values.get(NOTE, "")
+        if len(note) > LONGEST_TAG:
+            self.text(run_id, note, NOTE_FILE)
+            values = {**values, NOTE: shortened(note)}
+        if values:
             self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in values.items()])
 
     def figure(self, run_id: str | None, figure: Figure, path: str) -> None:
@@ -201,12 +231,55 @@ class Tracking:
             return False
         return MLFlowLogger(self.experiment, tracking_uri=self.uri, run_id=run_id)
 
+    def children(self, run_id: str, studies: Sequence[str]) -> list[Run]:
+        """The runs right below one, in the MLflow experiments of these names."""
+        found = (self.client.get_experiment_by_name(name) for name in studies)
+        return list(
+            self.client.search_runs(
+                [experiment.experiment_id for experiment in found if experiment is not None],
+                f"tags.`mlflow.parentRunId` = '{run_id}'",
+                max_results=10_000,
+            )
+        )
+
     @property
     def ui_command(self) -> str:
         """What a person types to browse the runs."""
         if self.uri.startswith(SQLITE):
             return f"mlflow ui --backend-store-uri {self.uri}"
         return f"open {self.uri} in a browser"
+
+
+def shortened(note: str, limit: int = LONGEST_TAG, whole: str = NOTE_FILE) -> str:
+    """`note` (Markdown) in so many characters.
+
+    The longest tables lose rows, but not their last one, which often sums up. A sentence below such
+    a table says how many, and that the artefact `whole` has them.
+    """
+    blocks = [list(lines) for _, lines in groupby(note.split("\n"), lambda line: line[:1] == "|")]
+    left_out = [0] * len(blocks)
+
+    def text() -> str:
+        told = (
+            [*block, "", f"*Rows left out before the last: {rows}. The artifact {whole} has all.*"]
+            if rows
+            else block
+            for block, rows in zip(blocks, left_out, strict=True)
+        )
+        return "\n".join(line for block in told for line in block)
+
+    def size(number: int) -> int:
+        rows = blocks[number]
+        return sum(map(len, rows)) if rows[0][:1] == "|" and len(rows) > 3 else 0
+
+    while len(shown := text()) > limit:
+        longest = max(range(len(blocks)), key=size)
+        if not size(longest):  # no rows are left to leave out
+            told = f"\n\n*The rest stands in the artifact {whole}.*"
+            return shown[: limit - len(told)].rpartition("\n")[0] + told
+        blocks[longest].pop(-2)
+        left_out[longest] += 1
+    return shown
 
 
 @contextmanager
@@ -217,6 +290,7 @@ def find_checkpoint(model: str, uri: str) -> Iterator[Path]:
     model; or NAME (the latest version), NAME/VERSION or NAME@ALIAS of a registered model, with or
     without models:/ before it. Raises InputError where that leads to no checkpoint.
     """
+    uri = take_credentials(uri)
     with tempfile.TemporaryDirectory() as folder:
         try:
             client = _reading_client(uri, model)
@@ -225,12 +299,12 @@ def find_checkpoint(model: str, uri: str) -> Iterator[Path]:
                 client, model, Path(folder)
             )
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise InputError(f"tracking.uri={_public(uri)} can't be used: {error}") from None
+            raise InputError(f"tracking.uri={uri} can't be used: {error}") from None
         yield checkpoint
 
 
 def _reading_client(uri: str, model: str) -> MlflowClient:
-    where = f"model={model}: not a file here, and at tracking.uri={_public(uri)}"
+    where = f"model={model}: not a file here, and at tracking.uri={uri}"
     remedy = "Give the tracking.uri that the model was tracked to, or its checkpoint's file."
     if uri.startswith(("http://", "https://")):
         try:
@@ -239,7 +313,7 @@ def _reading_client(uri: str, model: str) -> MlflowClient:
             raise InputError(f"{where} no server answers. {remedy}") from None
     elif not uri.startswith(SQLITE):
         raise InputError(
-            f"tracking.uri={_public(uri)}: give a server's http(s):// address or sqlite:///FILE"
+            f"tracking.uri={uri}: give a server's http(s):// address or sqlite:///FILE"
         )
     elif not Path(uri.removeprefix(SQLITE)).is_file():
         raise InputError(f"{where} there is no database. {remedy}")
@@ -249,7 +323,7 @@ def _reading_client(uri: str, model: str) -> MlflowClient:
 
 
 def _checkpoint_of_run(client: MlflowClient, run_id: str, folder: Path) -> Path:
-    where = f"at tracking.uri={_public(client.tracking_uri)}"
+    where = f"at tracking.uri={client.tracking_uri}"
     run = _found(client.get_run, run_id)
     if run is None:
         raise InputError(
@@ -285,7 +359,7 @@ def _checkpoint_of_run(client: MlflowClient, run_id: str, folder: Path) -> Path:
 
 
 def _checkpoint_of_registered(client: MlflowClient, model: str, folder: Path) -> Path:
-    where = f"at tracking.uri={_public(client.tracking_uri)}"
+    where = f"at tracking.uri={client.tracking_uri}"
     wanted = REGISTERED.fullmatch(model)
     registered = _found(client.get_registered_model, wanted["name"]) if wanted else None
     if wanted is None or registered is None:
@@ -339,7 +413,10 @@ def _found(ask: Callable[..., Any], *arguments: str) -> Any:
 
 
 def git_commit() -> str:
-    """The commit that runs, with `-modified` where the working tree differs; "unknown" without."""
+    """The commit that runs, with `-modified` where the working tree differs; "unknown" where this
+    file is in no working tree, or in one that does not track it: an installed package in somebody's
+    own repository.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -350,24 +427,20 @@ def git_commit() -> str:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("-modified" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _public(uri: str) -> str:
-    """The address without a user's name and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
-
-
 def _check_answers(uri: str) -> None:
     try:
-        with urllib.request.urlopen(f"{_public(uri).rstrip('/')}/health", timeout=10):
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10):
             return
     except urllib.error.HTTPError:
         return  # a proxy may hide /health; that something answers is what counts here
     except (OSError, HTTPException, ValueError) as error:
         raise InputError(
-            f"tracking.uri={_public(uri)}: no server answers there ({error}). Start it, correct "
+            f"tracking.uri={uri}: no server answers there ({error}). Start it, correct "
             "the address, or leave tracking.uri out to track to a local file. Nothing was started."
         ) from None

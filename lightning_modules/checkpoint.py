@@ -1,25 +1,20 @@
-"""From a checkpoint, whatever classifier it holds."""
+"""From a checkpoint, whatever model it holds, and nothing else: it runs no stranger's code."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from lightning_modules.classifier import Classifier
-from lightning_modules.lvsd import LVSDClassifier
-from lightning_modules.ph import SUBMODELS, PHFusion
-
-CLASSIFIERS: dict[str, type[Classifier]] = {
-    "LVSDClassifier": LVSDClassifier,
-    **SUBMODELS,
-    "PHFusion": PHFusion,
-}
+from lightning_modules.classifier import TaskModule
+from lightning_modules.target import check_allowed, resolve
 
 
-def load_classifier(path: Path) -> Classifier:
-    """The classifier of a checkpoint, on the CPU and in evaluation mode.
+def load_classifier(path: Path, allowed: Iterable[str] = ()) -> TaskModule:
+    """The model of a checkpoint, on the CPU and in evaluation mode.
 
-    Raises ValueError, naming the file, where it is not there, no checkpoint, not one of a
-    classifier here, or of another version of it.
+    `allowed`: modules or packages, beside this software's own, whose classes it may name. Raises
+    ValueError, naming the file, where it is not there, no checkpoint, not one of a model here, of
+    another version of it, or names code that is not allowed.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
@@ -30,10 +25,18 @@ def load_classifier(path: Path) -> Classifier:
             f"{path}: not a checkpoint that can be read ({type(error).__name__})"
         ) from None
     name = checkpoint.get("classifier") if isinstance(checkpoint, dict) else None
-    if name not in CLASSIFIERS:
-        raise ValueError(f"{path}: not a checkpoint of one of {', '.join(CLASSIFIERS)}")
+    if not isinstance(name, str) or not isinstance(checkpoint.get("hyper_parameters"), dict):
+        raise ValueError(f"{path}: not a checkpoint of a model that this software trained")
+    values = checkpoint["hyper_parameters"]
     try:
-        module = CLASSIFIERS[name](**checkpoint["hyper_parameters"])
+        check_allowed([values, {"_target_": name}], allowed)
+        kind = resolve(name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not (isinstance(kind, type) and issubclass(kind, TaskModule)):
+        raise ValueError(f"{path}: not a checkpoint of a model that this software trained")
+    try:
+        module = kind(**values)
         module.load_state_dict(checkpoint["state_dict"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(

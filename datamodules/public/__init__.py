@@ -1,6 +1,7 @@
 """Public data sets in their publishers' own layouts -> manifests, a table an institution."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,11 +13,13 @@ from datamodules.public import cinc, nih, ptbxl
 from datamodules.public.codes import Codes
 from datamodules.public.copies import join_copies
 
+# What a source of each layout must say; LEAVE_OUT it may.
 SETTINGS = {
     "ptbxl": ("folder", "codes", "likelihood_percent"),
     "cinc": ("folder", "codes"),
-    "nih": ("folder", "table", "leave_out_patients_of"),
+    "nih": ("folder", "table"),
 }
+LEAVE_OUT = "leave_out_patients_of"
 
 
 def manifests(sources: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str, pd.DataFrame]:
@@ -25,31 +28,63 @@ def manifests(sources: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str,
     A source has a `layout` (`ptbxl`: an institution a site; `cinc` and `nih`: one institution,
     named after the source) and a `folder` in `root`. ECGs have `codes` (see Codes), PTB-XL also
     `likelihood_percent`; the column `abnormal` says what the codes make of the ECG: 1, 0, or empty
-    where they leave it open. Chest X-rays have a `table` in `root`, and each finding is a column;
-    `leave_out_patients_of` (or None) names the source whose patients this one goes without.
-    Raises InputError for a folder, file or column that is missing, and for every bad row.
+    where they leave it open. Chest X-rays have a `table` in `root`, and each finding is a column.
+
+    A source of any layout may name another one in `leave_out_patients_of`: each of its institutions
+    then goes without the patients of all institutions of that other one, as published, and an
+    institution of which nobody is left is not there. Patients are told by their ids, so this is for
+    sources that share their numbering: parts, or editions, of one data set.
+
+    Raises InputError for a setting, folder, file or column that is missing, a source that is not
+    there, an institution of two sources, and for every bad row.
     """
+    for name, source in sources.items():
+        _check_settings(name, source, sources)
+    published = {name: _source(name, source, root) for name, source in sources.items()}
     tables: dict[str, pd.DataFrame] = {}
     for name, source in sources.items():
-        tables |= _source(name, source, root)
-    return {
-        name: _without(table, name, sources.get(name, {}).get("leave_out_patients_of"), tables)
-        for name, table in tables.items()
-    }
+        for site in published[name]:
+            if site in tables:
+                raise InputError(
+                    f"cohort.sources.{name}: its institution {site!r} is another source's, too. "
+                    f"Leave one of the two sources out, say with '~cohort.sources.{name}'."
+                )
+        other = source.get(LEAVE_OUT)
+        tables |= published[name] if other is None else _without(published, name, other)
+    return tables
 
 
-def _source(name: str, source: Mapping[str, Any], root: Path) -> dict[str, pd.DataFrame]:
+def _check_settings(
+    name: str, source: Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]]
+) -> None:
     where = f"cohort.sources.{name}"
     layout = source.get("layout")
     if layout not in SETTINGS:
         raise InputError(
             f"{where}.layout: {layout!r} is not a layout. Write {' or '.join(SETTINGS)}."
         )
+    known = ("layout", *SETTINGS[layout], LEAVE_OUT)
     absent = [setting for setting in SETTINGS[layout] if setting not in source]
     if absent:
+        raise InputError(f"{where}: {', '.join(absent)} missing. Write {', '.join(known)}.")
+    for setting in source:
+        if setting not in known:
+            near = get_close_matches(str(setting), known, 1)
+            raise InputError(
+                f"{where}.{setting}: a source of layout {layout} has no such setting. "
+                f"{f'Did you mean {near[0]}? ' if near else ''}It has {', '.join(known)}."
+            )
+    other = source.get(LEAVE_OUT)
+    if other is not None and (other not in sources or other == name):
+        others = " or ".join(each for each in sources if each != name)
         raise InputError(
-            f"{where}: {', '.join(absent)} missing. Write layout, {', '.join(SETTINGS[layout])}."
+            f"{where}.{LEAVE_OUT}: {other!r} is not another source. "
+            f"Write {f'{others}, or ' if others else ''}null."
         )
+
+
+def _source(name: str, source: Mapping[str, Any], root: Path) -> dict[str, pd.DataFrame]:
+    where, layout = f"cohort.sources.{name}", source["layout"]
     folder = _inside("folder", source, where, root)
     if not folder.is_dir():
         raise InputError(
@@ -77,7 +112,7 @@ def _source(name: str, source: Mapping[str, Any], root: Path) -> dict[str, pd.Da
 
 
 def _inside(setting: str, source: Mapping[str, Any], where: str, root: Path) -> Path:
-    relative = PurePosixPath(source[setting])
+    relative = PurePosixPath(str(source[setting]))  # YAML reads a folder 2021 as a number
     if relative.is_absolute() or ".." in relative.parts:
         raise InputError(
             f"{where}.{setting}: {source[setting]!r} leaves cohort.root. Name a {setting} inside "
@@ -87,15 +122,17 @@ def _inside(setting: str, source: Mapping[str, Any], where: str, root: Path) -> 
 
 
 def _without(
-    table: pd.DataFrame, name: str, other: str | None, tables: Mapping[str, pd.DataFrame]
-) -> pd.DataFrame:
-    """`table` without the patients of the source `other`."""
-    if other is None:
-        return table
-    where = f"cohort.sources.{name}.leave_out_patients_of"
-    if other not in tables or other == name:
-        raise InputError(f"{where}: {other!r} is not another source. Name one, or write null.")
-    left = table[~table["patient_id"].isin(tables[other]["patient_id"])]
-    if left.empty:
-        raise InputError(f"{where}: every patient of {name} is one of {other}, too. Leave one out.")
+    published: Mapping[str, Mapping[str, pd.DataFrame]], name: str, other: str
+) -> dict[str, pd.DataFrame]:
+    """The institutions of the source `name` without the patients of the source `other`."""
+    theirs = pd.concat([table["patient_id"] for table in published[other].values()])
+    left = {
+        site: table[~table["patient_id"].isin(theirs)] for site, table in published[name].items()
+    }
+    left = {site: table for site, table in left.items() if len(table)}
+    if not left:
+        raise InputError(
+            f"cohort.sources.{name}.{LEAVE_OUT}: every patient of {name} is one of {other}, too. "
+            "Leave one out."
+        )
     return left

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from datamodules.errors import InputError, listing
+from datamodules.errors import InputError, check_ordinary, listing
 from datamodules.public.codes import Codes
 
 COMMENT = re.compile(r"^#\s*(Age|Sex|Dx)\s*:[ \t]*(.*?)\s*$", flags=re.MULTILINE)
@@ -35,6 +35,7 @@ def exams(folder: Path, root: Path, *, institution: str, codes: Codes) -> pd.Dat
     rows = []
     for header in headers:
         try:
+            check_ordinary(header)
             text = header.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             problems.append(f"{header.name}: cannot be read ({error.strerror})")

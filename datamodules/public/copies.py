@@ -12,6 +12,9 @@ from datamodules.recordings.wfdb import read_header
 def join_copies(exams: pd.DataFrame, root: Path) -> pd.Series:
     """`exams.patient_id`, with one id (the first) for patients who share a recording.
 
+    `exams` has patient_id and ecg_path (of the record, without .hea, relative to `root`), and the
+    ids come back on its index.
+
     Public sets hold such pairs (PTB-XL 145 and 463, Georgia E07509 and E07510). With two ids they
     could land in training and in test. A recording is known by its header: first value and
     checksum of every signal. A header that cannot be read is left to the recording's reader.

@@ -70,7 +70,11 @@ def exams(folder: Path, root: Path, *, codes: Codes, likelihood_percent: float) 
     patients = whole_numbers("patient_id", absent=False)
     sites = whole_numbers("site", absent=True)
     ages = whole_numbers("age", absent=True).astype("float64")
-    sexes = whole_numbers("sex", absent=True).map(SEX)
+    sex = whole_numbers("sex", absent=True)
+    problems.extend(
+        f"line {line}, column sex: {value!r} is not 0 (male) or 1 (female)"
+        for line, value in table.loc[sex.notna() & ~sex.isin(list(SEX)), "sex"].items()
+    )
     times = pd.to_datetime(table["recording_date"], format="ISO8601", errors="coerce")
     problems.extend(
         f"line {line}, column recording_date: {value!r} is not a time"
@@ -103,7 +107,7 @@ def exams(folder: Path, root: Path, *, codes: Codes, likelihood_percent: float) 
             "ecg_path": [(base / name).as_posix() for name in table["filename_hr"]],
             "ecg_time": times,
             "age_years": ages.replace(OVER_89, 90),
-            "sex": sexes,
+            "sex": sex.map(SEX),
             "abnormal": abnormal,
         },
         index=table.index,

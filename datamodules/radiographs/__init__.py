@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+from datamodules.errors import check_ordinary
 from datamodules.radiographs.radiograph import (
     RESTORE,
     Radiograph,
     RadiographError,
     check_radiograph,
 )
-from datamodules.radiographs.square import to_square
+from datamodules.radiographs.square import content_box, to_square
 
-__all__ = ["Radiograph", "RadiographError", "read_radiograph", "to_square"]
+__all__ = ["Radiograph", "RadiographError", "content_box", "read_radiograph", "to_square"]
 
 PREAMBLE = 128  # bytes before a DICOM file says DICM (PS3.10)
 
@@ -18,10 +19,12 @@ PREAMBLE = 128  # bytes before a DICOM file says DICM (PS3.10)
 def read_radiograph(path: Path) -> Radiograph:
     """Read one chest X-ray from a DICOM, PNG or JPEG file, told apart by what is in it.
 
-    Raises RadiographError if it is not a whole, readable, frontal chest X-ray. No message holds
-    more of a DICOM file than its technical elements.
+    Its pixels are [height, width] of the film, 0 (black) to 1 (white). Raises RadiographError if it
+    is not a whole, readable, frontal chest X-ray. No message holds more of a DICOM file than its
+    technical elements.
     """
     try:
+        check_ordinary(path)
         with path.open("rb") as file:
             start = file.read(PREAMBLE + 4)
     except FileNotFoundError:
@@ -30,7 +33,7 @@ def read_radiograph(path: Path) -> Radiograph:
         ) from None
     except OSError as error:
         raise RadiographError(
-            path, f"cannot be read ({error.strerror})", "Make the file readable"
+            path, f"cannot be read ({error.strerror})", "Put a readable file in its place"
         ) from None
     # Each imports its own library, half a second, only where it is needed.
     if start[PREAMBLE:] == b"DICM":

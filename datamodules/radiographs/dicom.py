@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.multival import MultiValue
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit
 
 from datamodules.radiographs.radiograph import RESTORE, Radiograph, RadiographError, quietly
@@ -51,8 +51,6 @@ ELEMENTS = (
 # Projection radiography, by its defined terms (PS3.3 C.7.3.1.1.1), retired and unofficial ones.
 MODALITIES = ("CR", "DX", "DR", "RG", "XR")
 CHEST = ("CHEST", "THORAX", "TORAX", "PECHO", "LUNG")
-# Lateral, oblique and decubitus views: PS3.3 C.8.7.1.1.1 and C.8.11.5.1.1, CID 4010's meanings,
-# and what else is written there.
 # Terms of PS3.3 (C.7.3.1.1.1, C.7.6.3.1.2, annex L) that a message may repeat.
 _TERMS = (
     "AR AU BDUS BI BMD CT DOC ECG EEG EMG EPS ES FID GM HC HD IO IVOCT IVUS KER KO LEN LS MG MR NM"
@@ -64,6 +62,8 @@ _TERMS = (
     " ARGB CMYK HSV RGB YBR_FULL YBR_FULL_422 YBR_ICT YBR_PARTIAL_420 YBR_RCT"
 )
 SHOWN = {*_TERMS.split(), "PALETTE COLOR"}
+# Lateral, oblique and decubitus views: PS3.3 C.8.7.1.1.1 and C.8.11.5.1.1, CID 4010's meanings,
+# and what else is written there.
 NOT_FRONTAL = {
     *("LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT", "LATERO", "MEDIO"),
     *("LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBL", "OBLIQUE"),
@@ -262,8 +262,10 @@ def _windowed(dataset: Dataset, values: NDArray[np.float32]) -> NDArray[np.float
         raise ValueError
     from_centre = (values - np.float32(centre)) / np.float32(width)
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * from_centre))
-    return np.clip(from_centre + np.float32(0.5), 0, 1)
+        pixels: NDArray[np.float32] = 1 / (1 + np.exp(-4 * from_centre))
+    else:
+        pixels = np.clip(from_centre + np.float32(0.5), 0, 1)
+    return pixels
 
 
 def _looked_up(values: NDArray[np.float32], item: Dataset, dataset: Dataset) -> NDArray[np.float32]:
@@ -280,7 +282,8 @@ def _looked_up(values: NDArray[np.float32], item: Dataset, dataset: Dataset) -> 
         table = np.frombuffer(table, dtype="u1" if packed else f"{order}u2")
     table = np.asarray(table, dtype=np.float32)[:entries]
     places = np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.intp)
-    return table[places]
+    found: NDArray[np.float32] = table[places]
+    return found
 
 
 def _first(dataset: Dataset, name: str) -> float | None:

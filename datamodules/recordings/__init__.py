@@ -27,6 +27,7 @@ __all__ = [
 def read_recording(path: Path) -> Recording:
     """Read one 12-lead ECG from a WFDB record, named with or without .hea, .dat or .mat.
 
-    Raises RecordingError if it is not a whole, readable 12-lead ECG.
+    Its samples are [12, n], digital, in standard order. Raises RecordingError if it is not a whole,
+    readable 12-lead ECG; length, sampling rate and flat leads are `check_recording`'s.
     """
     return read_wfdb(path)

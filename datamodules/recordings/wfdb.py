@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.errors import check_ordinary
 from datamodules.recordings.recording import LEADS, Recording, RecordingError
 
 SUFFIXES = (".hea", ".dat", ".mat")
@@ -69,7 +70,10 @@ MEND = "Mend the header, or export the record again"
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One signal line of a header."""
+    """One signal line of a header.
+
+    gain: digital units a `units`; baseline: the digital value of 0 `units`; skew in samples.
+    """
 
     file: str
     format: int
@@ -123,9 +127,11 @@ def read_wfdb(path: Path) -> Recording:
 def read_header(path: Path) -> Header:
     """Read a .hea file. The name that the record gives itself is not looked at.
 
-    (43 headers of the Georgia set call the record `E00271.mat`, which wfdb refuses.)
+    (43 headers of the Georgia set call the record `E00271.mat`, which wfdb refuses.) Raises
+    RecordingError for a file that is no header, and for a line that is garbled or lacking.
     """
     try:
+        check_ordinary(path)
         text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except FileNotFoundError:
         raise RecordingError(
@@ -148,7 +154,9 @@ def read_header(path: Path) -> Header:
 
 
 def _unreadable(path: Path, error: OSError) -> RecordingError:
-    return RecordingError(path, f"cannot be read ({error.strerror})", "Make the file readable")
+    return RecordingError(
+        path, f"cannot be read ({error.strerror})", "Put a readable file in its place"
+    )
 
 
 def _record_line(path: Path, line: str) -> tuple[int, int, int]:
@@ -271,6 +279,7 @@ def _twelve_leads(path: Path, header: Header) -> list[int]:
 def _check_size(file: Path, signals: Sequence[Signal], header: Header) -> None:
     """Refuse a signal file that is missing, or shorter or longer than its header says."""
     try:
+        check_ordinary(file)
         size = file.stat().st_size
     except FileNotFoundError:
         raise RecordingError(file, "the header's signal file is missing", RESTORE) from None

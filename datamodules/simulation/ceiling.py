@@ -212,4 +212,5 @@ def _weights(institution: Institution, lvef: Array, seen: Array, sight: Sight) -
     # The square of `white` is the same for every LVEF and drops out of the ratio.
     log_weight = white @ expected.T - 0.5 * (expected**2).sum(axis=1) + np.log(prior)
     weight: Array = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
-    return weight / weight.sum(axis=1, keepdims=True)
+    weight /= weight.sum(axis=1, keepdims=True)
+    return weight

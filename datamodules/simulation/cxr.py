@@ -234,7 +234,8 @@ def _chest_wall(x: Image, t: Image, body: Body) -> Image:
 
 def _cage(t: Image, half_width: float) -> Image:
     """Half width of the thorax between the ribs, in mm."""
-    return half_width * np.sqrt(1 - (1 - np.clip(t, 1e-4, 1)) ** 2.8)
+    half: Image = half_width * np.sqrt(1 - (1 - np.clip(t, 1e-4, 1)) ** 2.8)
+    return half
 
 
 def _air(x: Image, t: Image, half_width: float, lung_mm: float) -> Image:
@@ -255,7 +256,8 @@ def _heart_borders(t: Image, body: Body, ratio: float, artery: float) -> tuple[I
     width = 2 * body.half_width_mm * ratio
 
     def arch(centre: float, half: float, power: float) -> Image:
-        return np.maximum(1 - np.square((t - centre) / half), 0) ** power
+        reach: Image = np.maximum(1 - np.square((t - centre) / half), 0) ** power
+        return reach
 
     vessels = _by_height(t, [0, 0.25, 1.1, 1.15], [16, 20, 20, 1])
     right = np.maximum(vessels + 2, body.right_share * width * arch(0.74, 0.36, 0.55))
@@ -273,17 +275,19 @@ def _heart_borders(t: Image, body: Body, ratio: float, artery: float) -> tuple[I
 def _heart(x: Image, t: Image, left: Image, right: Image) -> Image:
     depth = _by_height(t, [0, 0.3, 0.6, 0.85, 1.2], [60, 75, 125, 150, 140])
     # Blunter than an ellipse, so that its silhouette is sharp.
-    return depth * np.sqrt(_rod((x - (left - right) / 2) / ((left + right) / 2)))
+    heart: Image = depth * np.sqrt(_rod((x - (left - right) / 2) / ((left + right) / 2)))
+    return heart
 
 
 def _hila(x: Image, t: Image, artery: float) -> Image:
     thickness, width = 18 + 5 * artery, 11 + 1.5 * artery
-    return sum(
+    hila: Image = sum(
         thickness
         * np.exp(-np.square((x - side * (32 + artery)) / width))
         * np.exp(-np.square((t - height) / 0.07))
         for side, height in _HILUM.items()
     )
+    return hila
 
 
 def _vessels(
@@ -346,7 +350,8 @@ def _stripes(turns: Image, offset: Image, width: float) -> Image:
     """Bands along turns - offset = whole number; `turns` is a column and `offset` a row."""
     a, b = 2 * np.pi * turns, 2 * np.pi * offset
     wave = np.cos(a) * np.cos(b) + np.sin(a) * np.sin(b)
-    return np.clip(wave + width, 0, 0.6)
+    bands: Image = np.clip(wave + width, 0, 0.6)
+    return bands
 
 
 def _trachea(water: Image, x: Image, t: Image) -> None:

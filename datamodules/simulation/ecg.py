@@ -153,7 +153,8 @@ def simulate_ecg(
     np.rint(digital, out=digital)
     digital += device.baseline
     # -32768 marks a missing sample in WFDB's format 16.
-    return np.clip(digital, -32767, 32767, out=digital).astype(np.int16)
+    recorded: NDArray[np.int16] = np.clip(digital, -32767, 32767, out=digital).astype(np.int16)
+    return recorded
 
 
 _POSITION = {lead.upper(): i for i, lead in enumerate(STANDARD_LEADS)}
@@ -326,7 +327,7 @@ def _electrode_noise(
     # uniform numbers added (variance 65536^2 / 6) are Gaussian enough once filtered, and quick.
     whole = rng.integers(-32768, 32768, size=(2, 9, len(time)), dtype=np.int16)
     spread = device.muscle_mv * level[2] * np.sqrt(rate / 2 / 150) * np.sqrt(6) / 65536
-    muscle = np.add(whole[0], whole[1], dtype=np.float32)
+    muscle: NDArray[np.float32] = np.add(whole[0], whole[1], dtype=np.float32)
     muscle *= np.float32(spread) * (1 + np.float32(0.5) * waves[0])
     muscle += wander_and_hum
     return muscle
@@ -359,7 +360,8 @@ def _rotation(angles: Array) -> Array:
     around_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     around_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     around_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return around_z @ around_y @ around_x
+    rotation: Array = around_z @ around_y @ around_x
+    return rotation
 
 
 def _sigmoid(x: float) -> float:

@@ -82,10 +82,20 @@ _FILM_HEIGHT_PX = (100, 4000)
 
 
 def with_common(
-    common: Mapping[str, Any], institutions: Mapping[str, Mapping[str, Any]]
+    common: Mapping[str, Any], institutions: Mapping[str, Mapping[str, Any] | None]
 ) -> dict[str, dict[str, Any]]:
-    """Give every institution the common settings that it does not set itself."""
-    return {name: {**common, **own} for name, own in institutions.items()}
+    """Give every institution the common settings that it does not set itself; None sets none.
+
+    Raises:
+        InputError: an institution that is anything but its settings.
+    """
+    for name, own in institutions.items():
+        if own is not None and not isinstance(own, Mapping):
+            raise InputError(
+                f"cohort.institutions.{name} = {own!r} is not an institution's settings: write "
+                "{exams: 400}, say, or {} for the common ones."
+            )
+    return {name: {**common, **(own or {})} for name, own in institutions.items()}
 
 
 def read_institutions(institutions: Mapping[str, Mapping[str, Any]]) -> dict[str, Institution]:
@@ -99,7 +109,7 @@ def read_institutions(institutions: Mapping[str, Mapping[str, Any]]) -> dict[str
     if not institutions:
         problems.append("no institution is given; name at least one")
     for name, settings in institutions.items():
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)):
             problems.append(
                 f"{name!r} is no institution's name: use lower-case letters, digits and _"
             )
@@ -166,10 +176,10 @@ def _number_problems(key: str, value: Any, whole: bool) -> list[str]:
     low, high = _RANGES[key]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return [f"{key} = {value!r} is not a number"]
-    if whole and value != int(value):
-        return [f"{key} = {value!r} is not a whole number"]
     if not (isfinite(value) and low <= value <= high):
         return [f"{key} = {value!r} is not between {low:g} and {high:g}"]
+    if whole and value != int(value):
+        return [f"{key} = {value!r} is not a whole number"]
     return []
 
 

@@ -114,7 +114,6 @@ class Exam:
     echo_time: datetime | None
     tr_velocity_m_s: float | None
     pasp_mmhg: int | None
-    ph: int | None
     bnp_pg_ml: float | None
     cxr: tuple[float, ...] | None  # in the order of FILM
     latents: Array
@@ -215,10 +214,9 @@ def _exam(
     disease = float(dysfunction(np.array(lvef)))
 
     has_echo = echo < institution.echo_fraction
-    velocity = pasp = ph = None
+    velocity = pasp = None
     if has_echo and jet >= institution.tr_missing_fraction:
         velocity, pasp = _tricuspid_jet(load, float(noise[1]), float(noise[2]))
-        ph = int(pasp >= 45 or velocity > 2.8)
 
     def found(finding: Finding, noise: float) -> float:
         return (
@@ -241,7 +239,6 @@ def _exam(
         echo_time=time + timedelta(days=delay) if has_echo else None,
         tr_velocity_m_s=velocity,
         pasp_mmhg=pasp,
-        ph=ph,
         bnp_pg_ml=(
             round(float(np.clip(bnp, 4, 20_000)), 1)
             if blood >= institution.bnp_missing_fraction

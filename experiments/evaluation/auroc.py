@@ -6,6 +6,7 @@ counting half. They take one sort, O(n log n).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,9 @@ def auroc(target: ArrayLike, score: ArrayLike) -> float:
     return float(placements(target, score)[0].mean())
 
 
-def placements(target: ArrayLike, score: ArrayLike) -> tuple[NDArray, NDArray]:
+def placements(
+    target: ArrayLike, score: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """DeLong's structural components of the AUROC, in the order of the exams.
 
     For each positive exam the share of negative exams that score below it, and for each negative
@@ -73,7 +76,9 @@ def is_estimable(target: ArrayLike, patient: ArrayLike) -> bool:
     return min(patients_by_class(np.asarray(target).astype(bool), np.asarray(patient))) >= 2
 
 
-def roc_curve(target: ArrayLike, score: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+def roc_curve(
+    target: ArrayLike, score: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """(false positive rate, true positive rate, threshold), each [distinct scores + 1].
 
     An exam is called positive where its score >= threshold; thresholds fall from infinity to the
@@ -143,7 +148,7 @@ def auroc_interval(
 
 def clustered_auroc(
     labels: NDArray[np.bool_],
-    scores: NDArray,
+    scores: NDArray[np.float64],
     cluster: NDArray[np.integer],
     stratum_sizes: NDArray[np.integer],
     *,
@@ -199,8 +204,8 @@ def delong_interval(
 
 def resampled_aurocs(
     labels: NDArray[np.bool_],
-    scores: NDArray,
-    cluster: NDArray,
+    scores: NDArray[np.float64],
+    cluster: NDArray[np.integer],
     stratum_sizes: NDArray[np.integer],
     resamples: int,
     seed: int,
@@ -230,7 +235,7 @@ def newcombe_interval(
         def excess(theta: float) -> float:
             spread = 1 + others * ((1 - theta) / (2 - theta) + theta / (1 + theta))
             variance = theta * (1 - theta) * spread / (positives * negatives)
-            return estimate - theta - z * np.sqrt(variance)
+            return float(estimate - theta - z * np.sqrt(variance))
 
         # just below 1, for theta = 1 is a root too where the estimate is 1
         end = min(estimate, 1 - 1e-12)
@@ -250,12 +255,12 @@ def _checked(target: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.bool_], ND
     return labels.astype(bool), scores
 
 
-def patients_by_class(labels: NDArray[np.bool_], patient: NDArray) -> tuple[int, int]:
+def patients_by_class(labels: NDArray[np.bool_], patient: NDArray[Any]) -> tuple[int, int]:
     """How many patients have a positive exam, and how many a negative one."""
     return pd.unique(patient[labels]).size, pd.unique(patient[~labels]).size
 
 
-def _variance_with_added(component: NDArray) -> float:
+def _variance_with_added(component: NDArray[np.float64]) -> float:
     """The variance of a class's mean placement, after adding exams with a placement of 1/2."""
     n = component.size + _ADDED
     mean = (component.sum() + _ADDED / 2) / n
@@ -266,13 +271,13 @@ def _variance_with_added(component: NDArray) -> float:
 def _share_below(up_to: NDArray[np.integer]) -> NDArray[np.float64]:
     """Of exams counted up to each score, the share below it, ties counting half."""
     below = np.concatenate([[0], up_to[:-1]])
-    return (below + up_to) / (2 * up_to[-1])
+    return np.asarray((below + up_to) / (2 * up_to[-1]))
 
 
 def _weighted_aurocs(
     labels: NDArray[np.bool_],
-    scores: NDArray,
-    cluster: NDArray,
+    scores: NDArray[np.float64],
+    cluster: NDArray[np.integer],
     patient_counts: Iterable[NDArray[np.int64]],
 ) -> NDArray[np.float64]:
     """The AUROC [rows in all] with each patient's exams counted as often as a row of

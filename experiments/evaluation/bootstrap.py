@@ -64,7 +64,7 @@ def resampled_patients(
 
 
 def resampled_sums(
-    columns: NDArray | csr_array,
+    columns: NDArray[np.float64] | csr_array,
     cluster: NDArray[np.integer],
     stratum_sizes: NDArray[np.integer],
     resamples: int,
@@ -77,7 +77,15 @@ def resampled_sums(
     return np.concatenate([counts.astype(np.float64) @ of_patient for counts in drawn])
 
 
-def percentiles(resampled: NDArray, *, confidence: float) -> tuple[NDArray, NDArray]:
+def indicator(number: NDArray[np.integer], count: int) -> csr_array:
+    """[n, count], one in the column that each exam's `number` [n] names."""
+    n = number.size
+    return csr_array((np.ones(n), (np.arange(n), number)), shape=(n, count))
+
+
+def percentiles(
+    resampled: NDArray[np.float64], *, confidence: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The percentile interval (low, high) of statistics [resamples, ...].
 
     Resamples in which a statistic is not defined (NaN) are left out; NaN where none is left.

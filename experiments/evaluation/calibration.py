@@ -1,26 +1,33 @@
 """Whether predicted probabilities are what they say, and recalibration on development data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq, isotonic_regression
-from scipy.sparse import csr_array, hstack
+from scipy.optimize import brentq
+from scipy.sparse import hstack
 from scipy.special import expit, logit
 from scipy.stats import norm
 
 from experiments.evaluation.auroc import CLUSTERED, NOT_ESTIMABLE
-from experiments.evaluation.bootstrap import percentiles
-from experiments.evaluation.predictions import logit_of
+from experiments.evaluation.bootstrap import indicator, percentiles
 from experiments.evaluation.proportion import wilson_interval
 from experiments.evaluation.sets import ExamSet, exam_sets, validation_exams
+from lightning_modules.tasks.decision import (
+    METHODS,
+    UNCHANGED,
+    Recalibration,
+    logistic,
+    logit_of,
+    unchanged,
+)
+from lightning_modules.tasks.decision import information as information_of
+from lightning_modules.tasks.decision import recalibrations as fit_recalibrations
 
 BOOTSTRAP = "bootstrap"
-METHODS = ("none", "platt", "isotonic")
 BINS = 10
 CERTAIN = 0.01  # above this share of probabilities of 0 or 1, no logistic calibration
 STATISTICS = ("brier", "scaled_brier", "slope", "intercept", "ece", "observed_expected")
@@ -33,8 +40,6 @@ CURVE_COLUMNS = (
     "model", "institution", "role", "recalibration", "bin", "n", "positives", "predicted",
     "observed", "observed_low", "observed_high",
 )  # fmt: skip
-
-Recalibration = Callable[[NDArray], NDArray]
 
 
 def calibration_table(
@@ -80,8 +85,8 @@ def calibration_of(
     """The figures of one row of `calibration_table`, without recalibration; empty where nothing is
     estimable.
     """
-    found = _statistics(exams, {"none": _unchanged}, confidence, resamples, seed)
-    return found.get("none", {})
+    found = _statistics(exams, {UNCHANGED: unchanged}, confidence, resamples, seed)
+    return found.get(UNCHANGED, {})
 
 
 def reliability_curves(
@@ -107,8 +112,8 @@ def reliability_curves(
             observed = positives / n
             low, high = wilson_interval(observed * patients, patients, confidence=confidence)
             if not exams.independent:
-                indicator = _indicator(number)
-                columns = hstack([indicator, indicator * exams.target[:, None]]).tocsr()
+                in_bin = indicator(number, n.size)
+                columns = hstack([in_bin, in_bin * exams.target[:, None]]).tocsr()
                 counted, hits = np.split(exams.resampled_sums(columns, resamples, seed), 2, axis=1)
                 shares = np.divide(
                     hits, counted, out=np.full(hits.shape, np.nan), where=counted > 0
@@ -129,11 +134,8 @@ def reliability_curves(
                 }
             )
             tables.append(table)
-    return (
-        pd.concat(tables, ignore_index=True)
-        if tables
-        else pd.DataFrame(columns=list(CURVE_COLUMNS))
-    )
+    none = pd.DataFrame(columns=list(CURVE_COLUMNS))
+    return pd.concat(tables, ignore_index=True) if tables else none
 
 
 def recalibrated(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -146,7 +148,7 @@ def recalibrated(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     out of that method's table.
     """
     recalibrations = _recalibrations(predictions)
-    tables = {"none": predictions}
+    tables = {UNCHANGED: predictions}
     for method in METHODS[1:]:
         parts = []
         for model, exams in predictions.groupby("model", sort=False):
@@ -206,12 +208,12 @@ def logistic_calibration(
     if not 0 < y.sum() < y.size or certain.mean() > CERTAIN:
         return (np.nan, np.nan), (np.nan, np.nan)
     shift = _intercept(y, x)
-    information = _information(expit(shift + x), x)[0]
+    information = information_of(expit(shift + x), x)[0]
     intercept = shift, float(1 / np.sqrt(information))
-    coefficients = _logistic(y, x)
+    coefficients = logistic(y, x)
     if coefficients is None:
         return (np.nan, np.nan), intercept
-    a, b, c = _information(expit(coefficients[0] + coefficients[1] * x), x)
+    a, b, c = information_of(expit(coefficients[0] + coefficients[1] * x), x)
     return (coefficients[1], float(np.sqrt(a / (a * c - b * b)))), intercept
 
 
@@ -317,84 +319,21 @@ def _statistics(
     }
 
 
-def _unchanged(probability: NDArray) -> NDArray:
-    return probability
-
-
 def _recalibrations(predictions: pd.DataFrame) -> dict[str, dict[str, Recalibration]]:
     """Model -> method -> recalibration, without those that cannot be fitted."""
     validation = validation_exams(predictions)
     fitted: dict[str, dict[str, Recalibration]] = {}
     for model in predictions["model"].unique():
-        fitted[model] = {"none": _unchanged}
-        if model not in validation:
-            continue
-        y, p = (validation[model][c].to_numpy(np.float64) for c in ("target", "probability"))
-        coefficients = _logistic(y, logit_of(p))
-        if coefficients is not None:
-            fitted[model]["platt"] = partial(_platt, coefficients)
-        fitted[model]["isotonic"] = _isotonic(y, p)
+        fitted[model] = {UNCHANGED: unchanged}
+        if model in validation:
+            exams = validation[model]
+            fitted[model] = fit_recalibrations(exams["target"], exams["probability"])
     return fitted
 
 
-def _platt(coefficients: tuple[float, float], probability: NDArray) -> NDArray[np.float64]:
-    return np.asarray(expit(coefficients[0] + coefficients[1] * logit_of(probability)))
-
-
-def _isotonic(y: NDArray, p: NDArray) -> Recalibration:
-    knots, number = np.unique(p, return_inverse=True)
-    n = np.bincount(number)
-    heights = isotonic_regression(np.bincount(number, weights=y) / n, weights=n).x
-    return lambda probability: np.interp(probability, knots, heights)
-
-
-def _indicator(number: NDArray[np.intp]) -> csr_array:
-    """[n, bins], one in each exam's bin."""
-    n = number.size
-    return csr_array((np.ones(n), (np.arange(n), number)), shape=(n, int(number.max()) + 1))
-
-
-def _information(fitted: NDArray, x: NDArray) -> tuple[float, float, float]:
-    """The Fisher information of (intercept, slope): its elements 00, 01 and 11."""
-    weight = fitted * (1 - fitted)
-    return float(weight.sum()), float((weight * x).sum()), float((weight * x * x).sum())
-
-
-def _intercept(y: NDArray, x: NDArray) -> float:
+def _intercept(y: NDArray[np.float64], x: NDArray[np.float64]) -> float:
     """The maximum-likelihood intercept of a logistic regression with the offset `x`."""
     # Were every offset the largest, or the smallest, this is where the root would be.
     centre = float(logit(y.mean()))
     ends = centre - float(x.max()) - 1, centre - float(x.min()) + 1
     return float(brentq(lambda a: float((expit(a + x) - y).sum()), *ends))
-
-
-def _logistic(y: NDArray, x: NDArray) -> tuple[float, float] | None:
-    """The maximum-likelihood (intercept, slope), None where it does not exist or is not unique.
-
-    Newton's method with halved steps where the likelihood would fall.
-    """
-    ones, zeros = x[y == 1], x[y == 0]
-    separated = ones.min() >= zeros.max() or zeros.min() >= ones.max()
-    mean, spread = float(x.mean()), float(x.std())
-    if separated or spread < 1e-6 * max(1.0, abs(mean)):
-        return None
-    x = (x - mean) / spread  # logits that hardly differ have a steep slope
-
-    def loss(at: NDArray) -> float:
-        linear = at[0] + at[1] * x
-        return float((np.logaddexp(0.0, linear) - y * linear).sum())
-
-    at = np.array([float(logit(y.mean())), 0.0])
-    for _ in range(100):
-        fitted = expit(at[0] + at[1] * x)
-        a, b, c = _information(fitted, x)
-        u0, u1 = float((y - fitted).sum()), float(((y - fitted) * x).sum())
-        step = np.array([c * u0 - b * u1, a * u1 - b * u0]) / (a * c - b * b)
-        while loss(at + step) > loss(at) + 1e-9 and np.abs(step).max() > 1e-12:
-            step /= 2
-        at = at + step
-        if np.abs(step).max() < 1e-10:
-            break
-    slope = float(at[1]) / spread
-    found = float(at[0]) - slope * mean, slope
-    return found if np.isfinite(found).all() else None

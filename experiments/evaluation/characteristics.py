@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-EXTERNAL = "external"
-DEVELOPMENT = "development"
+from experiments.evaluation.predictions import DEVELOPMENT, EXTERNAL
 
 # The manifest's numbers, as a table's reader knows them.
 _QUANTITIES = {

@@ -14,12 +14,12 @@ from experiments.evaluation.auroc import (
     CLUSTERED,
     DELONG,
     NOT_ESTIMABLE,
-    clusters,
     patients_by_class,
     placements,
     resampled_aurocs,
 )
-from experiments.evaluation.predictions import POOLED, ROLES
+from experiments.evaluation.bootstrap import clusters
+from experiments.evaluation.predictions import ALL_EXTERNAL, EXTERNAL, POOLED, ROLES
 from experiments.evaluation.summary import p_text, plain_rows
 
 JSON_KEYS = (
@@ -235,7 +235,7 @@ def _test_sets(exams: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.bool_
         in_role = (exams["split"] == split).to_numpy()
         for institution in exams["institution"][in_role].unique():
             yield institution, role, in_role & (exams["institution"] == institution).to_numpy()
-    yield POOLED, "pooled", (exams["split"] == "external").to_numpy()
+    yield ALL_EXTERNAL, POOLED, (exams["split"] == EXTERNAL).to_numpy()
 
 
 def _compare_on(
@@ -255,7 +255,7 @@ def _compare_on(
             by_common.setdefault((present[a] & present[b]).tobytes(), []).append((a, b))
     for mask, of_mask in by_common.items():
         common = np.frombuffer(mask, dtype=bool)
-        if role == "pooled" and exams["stratum"][common].nunique() < 2:
+        if role == POOLED and exams["stratum"][common].nunique() < 2:
             continue
         tests = _tests(exams[common], scores[common], of_mask, confidence, resamples, seed)
         for (a, b), test in zip(of_mask, tests, strict=True):
@@ -313,6 +313,6 @@ def _tests(
         yield test | {"method": method}
 
 
-def _same_order(one: NDArray, other: NDArray) -> bool:
+def _same_order(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     first, second = (np.unique(scores, return_inverse=True)[1] for scores in (one, other))
     return np.array_equal(first, second)

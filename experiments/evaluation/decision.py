@@ -3,10 +3,9 @@
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 
 from experiments.evaluation.auroc import is_estimable
-from experiments.evaluation.bootstrap import percentiles
+from experiments.evaluation.bootstrap import indicator, percentiles
 from experiments.evaluation.sets import exam_sets
 
 COLUMNS = (
@@ -43,13 +42,10 @@ def decision_curves(
             # each exam counts at all thresholds up to its own: sums by own, cumulated afterwards
             passed = np.searchsorted(cuts, exams.probability, side="right")
             cell = passed + (cuts.size + 1) * exams.target
-            n = cell.size
-            indicator = csr_array(
-                (np.ones(n), (np.arange(n), cell)), shape=(n, 2 * (cuts.size + 1))
-            )
-            once = np.bincount(cell, minlength=indicator.shape[1])[None].astype(np.float64)
+            cells = indicator(cell, 2 * (cuts.size + 1))
+            once = np.bincount(cell, minlength=cells.shape[1])[None].astype(np.float64)
             net, standardised, all_treated = _net_benefits(once, cuts)
-            resampled = _net_benefits(exams.resampled_sums(indicator, resamples, seed), cuts)
+            resampled = _net_benefits(exams.resampled_sums(cells, resamples, seed), cuts)
             columns = {"treat_all": all_treated[0], "treat_none": 0.0}
             for name, value, values in (
                 ("net_benefit", net, resampled[0]),
@@ -64,7 +60,7 @@ def decision_curves(
 
 def _net_benefits(
     sums: NDArray[np.float64], cuts: NDArray[np.float64]
-) -> tuple[NDArray, NDArray, NDArray]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Net benefit, standardised net benefit (NaN without positives) and that of treating all, each
     [rows, thresholds], from how many negative and positive exams pass no, one ... all thresholds.
     """

@@ -12,15 +12,15 @@ import pandas as pd
 
 from experiments.evaluation.calibration import COLUMNS as CALIBRATION_COLUMNS
 from experiments.evaluation.calibration import (
-    METHODS,
     calibration_table,
     recalibrated,
     reliability_curves,
 )
 from experiments.evaluation.operating import COLUMNS as OPERATING_COLUMNS
-from experiments.evaluation.operating import YOUDEN, operating_points, sensitivity_threshold
+from experiments.evaluation.operating import chosen_thresholds, operating_points
+from experiments.evaluation.predictions import EXTERNAL
 from experiments.evaluation.sets import validation_exams
-from experiments.evaluation.threshold import youden_threshold
+from lightning_modules.tasks.decision import METHODS, UNCHANGED
 
 _TEST_SET = ("model", "institution", "role", "n", "positives")
 
@@ -38,29 +38,22 @@ def operating_points_of_folds(
     `threshold` is that of the institution's fold, NaN in the pooled row, where it differs. Test
     sets with an exam of a fold without a threshold, the pooled one among them, are not estimable.
     """
-    fixed = f"sensitivity {sensitivity:.2f}"
     options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    called: dict[str, list[pd.DataFrame]] = {YOUDEN: [], fixed: []}
+    called: dict[str, list[pd.DataFrame]] = {}
     thresholds: dict[tuple[str, str, str], float] = {}
     for fold in folds:
         external = _external([fold])
         for model, exams in validation_exams(fold).items():
-            target, probability = exams["target"], exams["probability"]
-            for point, threshold in (
-                (YOUDEN, youden_threshold(target, probability)),
-                (fixed, sensitivity_threshold(target, probability, sensitivity)),
-            ):
-                part = external[external["model"] == model]
+            part = external[external["model"] == model]
+            for point, threshold in chosen_thresholds(exams, sensitivity).items():
                 positive = (part["probability"] >= threshold).astype("float64")
-                called[point].append(part.assign(probability=positive))
+                called.setdefault(point, []).append(part.assign(probability=positive))
                 for institution in part["institution"].unique():
                     thresholds[model, institution, point] = threshold
     # without validation exams there is no threshold yet
     table = operating_points(_ordered(_external(folds), folds), sensitivity=sensitivity, **options)
     table = table.set_index([*_TEST_SET, "operating_point"])
     for point, parts in called.items():
-        if not parts:
-            continue
         verdicts = pd.concat(parts, ignore_index=True)
         cut = dict.fromkeys(verdicts["model"].unique(), 0.5)
         found = operating_points(verdicts, thresholds=cut, **options)
@@ -92,7 +85,7 @@ def calibration_of_folds(
         if after.empty:
             continue
         found = calibration_table(after, confidence=confidence, resamples=resamples, seed=seed)
-        found = found[found["recalibration"] == "none"].assign(recalibration=method)
+        found = found[found["recalibration"] == UNCHANGED].assign(recalibration=method)
         found = found.set_index(table.index.names)
         complete = found[found.index.isin(table.index)]  # their n is that of all exams
         table.update(complete)
@@ -104,7 +97,7 @@ def calibration_of_folds(
 
 def _external(folds: Sequence[pd.DataFrame]) -> pd.DataFrame:
     together = pd.concat(folds, ignore_index=True)
-    return together[together["split"] == "external"]
+    return together[together["split"] == EXTERNAL]
 
 
 def _ordered(predictions: pd.DataFrame, folds: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from scipy.special import expit, logit
 from scipy.stats import chi2, norm, t
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE
+from experiments.evaluation.predictions import EXTERNAL
 
 METHOD = "Paule-Mandel, Hartung-Knapp"
 COLUMNS = (
@@ -111,7 +112,7 @@ def pooled_aurocs(summary: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
     """
     rows = []
     for model, of_model in summary.groupby("model", sort=False):
-        external = of_model[of_model["role"] == "external"]
+        external = of_model[of_model["role"] == EXTERNAL]
         usable = (external["auroc"] > 0) & (external["auroc"] < 1)
         row: dict[str, Any] = {
             "model": model,

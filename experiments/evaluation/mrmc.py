@@ -21,7 +21,14 @@ from scipy.stats import chi2, f, ncf, t
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE, placements
 
-METRICS = ("accuracy", "sensitivity", "specificity", "auroc")
+# the classes that a metric cannot do without
+NEEDED: dict[str, tuple[bool, ...]] = {
+    "accuracy": (),
+    "sensitivity": (True,),
+    "specificity": (False,),
+    "auroc": (True, False),
+}
+METRICS = tuple(NEEDED)
 BOTH_RANDOM = "random readers and cases"
 RANDOM_CASES = "these readers, random cases"
 RANDOM_READERS = "random readers, these cases"
@@ -158,13 +165,8 @@ def obuchowski_rockette(
 def is_estimable(truth: ArrayLike, *, readers: int, metric: str) -> bool:
     """Whether there are two readers, and two cases of each class that the metric is made of."""
     labels = np.asarray(truth).astype(bool)
-    classes = {
-        "accuracy": (labels.size,),
-        "sensitivity": (labels.sum(),),
-        "specificity": ((~labels).sum(),),
-        "auroc": (labels.sum(), (~labels).sum()),
-    }
-    return readers >= 2 and min(classes[metric]) >= 2
+    cases = [int((labels == wanted).sum()) for wanted in NEEDED[metric]]
+    return readers >= 2 and min(cases, default=labels.size) >= 2
 
 
 def reader_values(
@@ -173,13 +175,7 @@ def reader_values(
     """Each reader's figure [arms, readers] from ratings [arms, readers, cases]; NaN where a class
     that it needs has no case."""
     cube, labels = _checked(ratings, truth)
-    needed: dict[str, tuple[bool, ...]] = {
-        "accuracy": (),
-        "sensitivity": (True,),
-        "specificity": (False,),
-        "auroc": (True, False),
-    }
-    if not np.isin(needed[metric], labels).all():
+    if not np.isin(NEEDED[metric], labels).all():
         return np.full(cube.shape[:2], np.nan)
     return _value(_parts(cube, labels, metric, threshold))
 
@@ -211,7 +207,7 @@ def power(
         df = np.minimum(error**2 / square**2 * (number - 1), _NORMAL)
         noncentrality = number * difference**2 / (2 * error)
         # not ncf.sf, which is wrong where the noncentrality is 0
-        return 1 - ncf.cdf(f.ppf(1 - alpha, 1, df), 1, df, noncentrality)
+        return np.asarray(1 - ncf.cdf(f.ppf(1 - alpha, 1, df), 1, df, noncentrality))
 
 
 def sample_size(
@@ -271,7 +267,7 @@ def _parts(
 
 
 def _value(parts: list[Part]) -> NDArray[np.float64]:
-    return parts[0][0].mean(axis=-1)
+    return np.asarray(parts[0][0].mean(axis=-1))
 
 
 def _covariances(parts: list[Part], cases: int, method: str) -> NDArray[np.float64]:

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.stats import norm
 
 from datamodules.errors import InputError
-from experiments.evaluation.auroc import CLUSTERED, NOT_ESTIMABLE, roc_curve
+from experiments.evaluation.auroc import CLUSTERED, NOT_ESTIMABLE
 from experiments.evaluation.proportion import wilson_interval
 from experiments.evaluation.sets import ExamSet, exam_sets, validation_exams
-from experiments.evaluation.threshold import youden_threshold
+from lightning_modules.tasks.decision import sensitivity_threshold, youden_threshold
 
 CLOSED_FORM = "Wilson, Simel"
 YOUDEN = "youden"
@@ -68,7 +68,7 @@ def operating_points(
     for exams in exam_sets(predictions):
         chosen = points[exams.row["model"]]
         counts = [_counts(exams, threshold) for threshold in chosen.values()]
-        resampled: list[NDArray | None] = [None] * len(counts)
+        resampled: list[NDArray[np.float64] | None] = [None] * len(counts)
         if not exams.independent:
             sums = exams.resampled_sums(np.concatenate(counts, axis=1), resamples, seed)
             resampled = list(np.split(sums, len(counts), axis=1))
@@ -81,26 +81,13 @@ def operating_points(
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
 
 
-def sensitivity_threshold(target: ArrayLike, probability: ArrayLike, sensitivity: float) -> float:
-    """The highest threshold whose sensitivity is at least `sensitivity`, hence the most specific.
-
-    As `youden_threshold` it lies midway to the next lower probability. InputError where a class is
-    missing.
-    """
-    labels = np.asarray(target)
-    if not 0 < labels.sum() < labels.size:
-        raise InputError(
-            f"a threshold for a sensitivity of {sensitivity} needs validation exams of both "
-            f"classes; of {labels.size}, {int(labels.sum())} are positive. Add exams to the "
-            "development institutions."
-        )
-    _, sensitivities, cuts = (curve[1:] for curve in roc_curve(target, probability))
-    first = int(np.argmax(sensitivities >= sensitivity - 1e-12))
-    if first == cuts.size - 1:
-        return float(cuts[first])
-    upper, lower = cuts[first], cuts[first + 1]
-    middle = lower + (upper - lower) / 2
-    return float(middle if middle > lower else upper)
+def chosen_thresholds(validation: pd.DataFrame, sensitivity: float) -> dict[str, float]:
+    """Operating point -> threshold, of a model's validation exams."""
+    target, probability = validation["target"], validation["probability"]
+    return {
+        YOUDEN: youden_threshold(target, probability),
+        f"sensitivity {sensitivity:.2f}": sensitivity_threshold(target, probability, sensitivity),
+    }
 
 
 def _thresholds(
@@ -115,19 +102,15 @@ def _thresholds(
             f"The models in the table are {', '.join(models)}."
         )
     validation = validation_exams(predictions)
+    unset = dict.fromkeys((YOUDEN, f"sensitivity {sensitivity:.2f}"), np.nan)
     points: dict[str, dict[str, float]] = {}
     for model in models:
-        fixed = f"sensitivity {sensitivity:.2f}"
         if model in given:
             points[model] = {GIVEN: float(given[model])}
         elif model in validation:
-            target, probability = (validation[model][c] for c in ("target", "probability"))
-            points[model] = {
-                YOUDEN: youden_threshold(target, probability),
-                fixed: sensitivity_threshold(target, probability, sensitivity),
-            }
+            points[model] = chosen_thresholds(validation[model], sensitivity)
         else:
-            points[model] = {YOUDEN: np.nan, fixed: np.nan}
+            points[model] = unset
     return points
 
 
@@ -156,7 +139,10 @@ def _ratio(name: str, tp: Any, fp: Any, tn: Any, fn: Any) -> tuple[tuple[Any, An
 
 
 def _statistics(
-    exams: ExamSet, counts: NDArray[np.bool_], resampled: NDArray | None, confidence: float
+    exams: ExamSet,
+    counts: NDArray[np.bool_],
+    resampled: NDArray[np.float64] | None,
+    confidence: float,
 ) -> dict[str, Any]:
     """The counts, and each statistic with its interval; `resampled` are their resampled sums."""
     totals = [int(count) for count in counts.sum(axis=0)]
@@ -191,12 +177,12 @@ def _columns(name: str) -> tuple[str, str, str]:
     return name, f"{name}_low", f"{name}_high"
 
 
-def _shares(above: NDArray, below: NDArray) -> NDArray[np.float64]:
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+def _shares(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(above / np.where(below > 0, below, np.nan))
 
 
 def _proportion_interval(
-    above: int, below: int, patients: int, resampled: NDArray | None, confidence: float
+    above: int, below: int, patients: int, resampled: NDArray[np.float64] | None, confidence: float
 ) -> list[float]:
     """above / below with Wilson's interval, of `patients` where the `resampled` do not vary."""
     share = above / below
@@ -209,7 +195,7 @@ def _proportion_interval(
 def _ratio_interval(
     shares: tuple[float, float],
     patients: tuple[int, int],
-    resampled: Sequence[NDArray],
+    resampled: Sequence[NDArray[np.float64]],
     confidence: float,
 ) -> list[float]:
     """s / t of `shares` with the interval of its logarithm.
@@ -225,7 +211,7 @@ def _ratio_interval(
     return [s / t, float(s / t / factor), float(s / t * factor)]
 
 
-def _variance(resampled: NDArray) -> float:
+def _variance(resampled: NDArray[np.float64]) -> float:
     """Of the resamples in which it is defined; exactly 0 where those are all alike, or none."""
     defined = resampled[~np.isnan(resampled)]
     return float(defined.var()) if defined.size and defined.min() < defined.max() else 0.0

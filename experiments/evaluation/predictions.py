@@ -1,62 +1,78 @@
 """The predictions table, from which alone every figure and statistic is computed.
 
-One row an exam and model. `split` is "val" (validation) or "test" (internal test) for exams of
-development institutions, and "external" for exams of institutions the model never saw.
+One row an exam, model and label. `label` is what is predicted; a table without this column is of
+one label. `split` is VAL (validation) or TEST (internal test) for exams of development
+institutions, and EXTERNAL for exams of institutions the model never saw. What is tested on has a
+role: DEVELOPMENT, EXTERNAL or, for all external exams together (the institution ALL_EXTERNAL),
+POOLED.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import logit
 
 from datamodules.errors import InputError
 from experiments.evaluation.tables import RowChecks, read_table
+from lightning_modules.tasks.decision import logit_of
 
-KEYS = ("model", "institution", "split", "patient_id", "exam_id")
+EXAM_KEYS = ("institution", "split", "patient_id", "exam_id")
+KEYS = ("model", "label", *EXAM_KEYS)
 NUMBERS = ("target", "logit", "probability")
 COLUMNS = KEYS + NUMBERS
-SPLITS = ("val", "test", "external")
-ROLES = {"test": "development", "external": "external"}  # of the splits that are tested on
-POOLED = "all-external"
-RESERVED = ("institution", "role", "exams", "prevalence")  # columns of the table of results
+EXAM = ("institution", "exam_id")  # what tells an exam from the others of a table
+LABEL = "target"  # the label of a table that names none
 
-_CLIP = 1e-7
+TRAIN = "train"  # who is trained on is in no predictions table
+VAL, TEST, EXTERNAL = SPLITS = ("val", "test", "external")
+DEVELOPMENT, POOLED = "development", "pooled"
+ROLES = {TEST: DEVELOPMENT, EXTERNAL: EXTERNAL}  # of the splits that are tested on
+ALL_EXTERNAL = "all-external"
+RESERVED = ("institution", "role", "exams", "prevalence")  # columns of the table of results
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read and check a predictions table (.parquet or .csv); raise InputError where it is unusable.
 
     Identifiers keep their leading zeros: a CSV's columns are read as text first. Where there is no
-    column logit, it is `logit_of` the probability.
+    column logit, it is `logit_of` the probability; where there is no column label, it is LABEL.
     """
+    return check_predictions(_read(path), str(path))
+
+
+def _read(path: Path) -> pd.DataFrame:
     table = read_table(path, "predictions")
     if "logit" not in table and "probability" in table:
         probability = pd.to_numeric(table["probability"], errors="coerce")
         table["logit"] = logit_of(probability.fillna(0.5))  # what is no number is refused as such
-    return check_predictions(table, str(path))
-
-
-def logit_of(probability: ArrayLike) -> NDArray[np.float64]:
-    """The logit of probabilities, taken within 1e-7 of 0 and 1, as near as float32 keeps apart."""
-    return np.asarray(logit(np.clip(np.asarray(probability, np.float64), _CLIP, 1 - _CLIP)))
+    return table
 
 
 def read_several(paths: Sequence[str]) -> pd.DataFrame:
     """Several files' predictions as one table.
 
     A model's name that stands in two files is told apart by the file's, and where these are the
-    same by their folders': `cnn from theirs`. Raises InputError where there is no file, or one is
-    named twice. Whether they agree about their exams is for `compare` to say.
+    same by their folders': `cnn from theirs`. A file without labels is of the one that the others
+    are of, or of LABEL where they have none or several. Raises InputError where there is no file,
+    or one is named twice. Whether they agree about their exams is for `compare` to say.
     """
     if not paths:
         raise InputError("Name the predictions to compare: predictions=[ours.parquet,theirs.csv].")
     files = [Path(path) for path in paths]
     if len({file.resolve() for file in files}) < len(files):
         raise InputError(f"predictions={list(paths)}: one file is named twice. Name each once.")
-    tables = [read_predictions(file) for file in files]
+    read = [_read(file) for file in files]
+    labels = {
+        str(label).strip()
+        for table in read
+        if "label" in table
+        for label in table["label"].unique()
+    }
+    label = labels.pop() if len(labels) == 1 else LABEL
+    tables = [
+        check_predictions(table, str(file), label=label)
+        for table, file in zip(read, files, strict=True)
+    ]
     counts = pd.Series([model for table in tables for model in table["model"].unique()])
     twice = counts[counts.duplicated()].unique()
     for table, name in zip(tables, _short_names(files), strict=True):
@@ -75,19 +91,36 @@ def _short_names(files: Sequence[Path]) -> list[str]:
     return [str(file) for file in files]  # they differ in their endings alone
 
 
-def check_predictions(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The eight columns of the contract in their order, as text, int64 (target) and float64.
+def only_label(predictions: pd.DataFrame) -> str:
+    """The one label of a checked table; InputError where there are several."""
+    labels = predictions["label"].unique().tolist()
+    if len(labels) > 1:
+        raise InputError(
+            f"the predictions are of {len(labels)} labels ({', '.join(labels)}), and one is judged "
+            f"at a time. Hand in the rows of one label, those where label is {labels[0]!r} say."
+        )
+    return str(labels[0])
 
-    `source` names the table in messages; where it ends in .csv rows are counted as lines of the
-    file (the header is line 1), else from row 1. Raises one InputError that lists every bad row.
+
+def check_predictions(table: pd.DataFrame, source: str, *, label: str = LABEL) -> pd.DataFrame:
+    """The nine COLUMNS in their order, as text, int64 (target) and float64.
+
+    Where there is no column label, all rows are of `label`. `source` names the table in messages;
+    where it ends in .csv rows are counted as lines of the file (the header is line 1), else from
+    row 1. Raises one InputError that lists every bad row.
     """
-    rows = RowChecks(table, COLUMNS, source, what="predictions", remedy="Predict some exams first.")
-    checked = rows.texts(KEYS)
+    keys, columns = (
+        [name for name in names if name != "label" or name in table] for names in (KEYS, COLUMNS)
+    )
+    rows = RowChecks(table, columns, source, what="predictions", remedy="Predict some exams first.")
+    checked = rows.texts(keys)
+    if "label" not in checked:
+        checked.insert(1, "label", label)
     unknown = ~checked["split"].isin(SPLITS) & (checked["split"] != "")
     rows.refuse(unknown, "split", f"must be one of {', '.join(SPLITS)}")
     named = checked["model"].isin(RESERVED)
     rows.refuse(named, "model", "this name stands for a column of the results; take another")
-    reserved = checked["institution"] == POOLED
+    reserved = checked["institution"] == ALL_EXTERNAL
     rows.refuse(reserved, "institution", "this name stands for all external institutions together")
 
     numbers = rows.numbers(NUMBERS)
@@ -97,7 +130,7 @@ def check_predictions(table: pd.DataFrame, source: str) -> pd.DataFrame:
     rows.refuse(improbable, "probability", "must be a number from 0 to 1")
 
     known = checked[checked["split"].isin(SPLITS)]
-    roles = (known["split"] == "external").groupby([known["model"], known["institution"]])
+    roles = (known["split"] == EXTERNAL).groupby([known["model"], known["institution"]])
     for model, institution in roles.mean().loc[lambda share: share % 1 > 0].index:
         rows.refuse_table(
             f"model {model!r}: {institution} is both a development institution (split val or "
@@ -111,14 +144,16 @@ def check_predictions(table: pd.DataFrame, source: str) -> pd.DataFrame:
             f"model {model!r}: {len(patients)} patient(s) of {institution} are in both val and "
             f"test, {patients.iloc[0]!r} among them; thresholds come from val. Split by patient"
         )
-    exam = ["model", "institution", "exam_id"]
+    several = checked["label"].nunique() > 1
+    exam = ["model", *["label"] * several, *EXAM]
     for row in checked.index[checked.duplicated(exam) & (checked["exam_id"] != "")]:
-        model, institution, exam_id = checked.loc[row, exam]
+        model, of_label, institution, exam_id = checked.loc[row, ["model", "label", *EXAM]]
+        of = f" and label {of_label!r}" if several else ""
         rows.refuse_row(
             row,
             "exam_id",
-            f"{exam_id!r} of {institution} is there more than once for model {model!r}; keep one "
-            "row an exam and model",
+            f"{exam_id!r} of {institution} is there more than once for model {model!r}{of}; keep "
+            f"one row an exam and model{' and label' if several else ''}",
         )
     rows.finish()
 

@@ -102,12 +102,8 @@ class _Curves:
 
     def statistics(self, max_fpr: float, min_sensitivity: float) -> NDArray[np.float64]:
         """STATISTICS [rows, 3]."""
-        columns = [
-            self.average_precision(),
-            self.area_up_to(max_fpr),
-            self.area_from(min_sensitivity),
-        ]
-        return np.stack(columns, axis=1)
+        areas = self.area_up_to(max_fpr), self.area_from(min_sensitivity)
+        return np.stack([self.average_precision(), *areas], axis=1)
 
     def average_precision(self) -> NDArray[np.float64]:
         precision = self.true / np.maximum(self.true + self.false, 1)
@@ -144,7 +140,9 @@ class _RankedExams:
     negatives_above: NDArray[np.intp]
 
     @classmethod
-    def of(cls, labels: NDArray[np.bool_], scores: NDArray, cluster: NDArray) -> "_RankedExams":
+    def of(
+        cls, labels: NDArray[np.bool_], scores: NDArray[np.float64], cluster: NDArray[np.integer]
+    ) -> "_RankedExams":
         order = np.argsort(-scores, kind="stable")
         labels, falling, cluster = labels[order], -scores[order], cluster[order]
         distinct, exams = np.unique(falling[labels], return_counts=True)
@@ -172,7 +170,9 @@ def _curve(target: ArrayLike, score: ArrayLike) -> _Curves:
     return _RankedExams.of(labels, scores, np.arange(labels.size)).curves(once)
 
 
-def _running_sums(patient_counts: NDArray[np.int64], cluster: NDArray) -> NDArray[np.int64]:
+def _running_sums(
+    patient_counts: NDArray[np.int64], cluster: NDArray[np.integer]
+) -> NDArray[np.int64]:
     """The counts of the first 0, 1, ... exams' patients together, [rows, exams + 1]."""
     sums = np.zeros((len(patient_counts), cluster.size + 1), dtype=np.int64)
     patient_counts.take(cluster, axis=1).cumsum(axis=1, out=sums[:, 1:])

@@ -237,7 +237,8 @@ def results_table(study: ReaderStudy) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
 
     def add(row: dict[Any, Any], test: str, generalises_to: str, gain: str, p: float) -> None:
-        shown = {arm: _arm_text(row, arm) for arm in ARMS}
+        means = {arm: (row.get(f"mean_{arm}", row.get(arm)), row.get(f"sd_{arm}")) for arm in ARMS}
+        shown = {arm: mean_text(row["metric"], *of_arm) for arm, of_arm in means.items()}
         head = {"metric": row["metric"], "test": test, "generalises to": generalises_to}
         rows.append(head | shown | {"gain": gain, "p": p_text(p)})
 
@@ -252,6 +253,15 @@ def results_table(study: ReaderStudy) -> pd.DataFrame:
         add(row, "GEE, logit", row["clusters"], gain, row["p"])
     rows.sort(key=lambda row: METRICS.index(row["metric"]))
     return pd.DataFrame(rows)
+
+
+def mean_text(metric: str, mean: float | None, sd: float | None = None) -> str:
+    """ "65.0 %" or "65.0 ± 4.1 %", an AUROC's "0.912 ± 0.020", or "not estimable"."""
+    if mean is None or pd.isna(mean):
+        return NOT_ESTIMABLE
+    factor, digits, unit = (1, 3, "") if metric == "auroc" else (100, 1, " %")
+    spread = "" if sd is None or pd.isna(sd) else f" ± {factor * sd:.{digits}f}"
+    return f"{factor * mean:.{digits}f}{spread}{unit}"
 
 
 def gain_text(row: Mapping[Any, Any] | pd.Series) -> str:
@@ -361,13 +371,3 @@ def _odds_ratio(effect: float, variance: float, df: int, confidence: float) -> d
     low, high = np.exp(effect - half_width), np.exp(effect + half_width)
     p = 2 * t.sf(abs(effect) / error, df)
     return row | {"low": float(low), "high": float(high), "df": df, "p": float(p)}
-
-
-def _arm_text(row: Mapping[Any, Any], arm: str) -> str:
-    """An arm's mean as "65.0 %", with the readers' standard deviation where the row has it."""
-    mean, sd = row.get(f"mean_{arm}", row.get(arm)), row.get(f"sd_{arm}")
-    if pd.isna(mean):
-        return NOT_ESTIMABLE
-    if row["metric"] == "auroc":
-        return f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ± {sd:.3f}"
-    return f"{100 * mean:.1f} %" if pd.isna(sd) else f"{100 * mean:.1f} ± {100 * sd:.1f} %"

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from experiments.evaluation.auroc import is_estimable
-from experiments.evaluation.bootstrap import percentiles
+from experiments.evaluation.bootstrap import indicator, percentiles
+from experiments.evaluation.predictions import POOLED
 from experiments.evaluation.sets import ExamSet, exam_sets
 
 COLUMNS = (
@@ -31,7 +32,7 @@ def roc_bands(
     """
     tables = []
     for exams in exam_sets(predictions):
-        if exams.row["role"] == "pooled" or not is_estimable(exams.target, exams.cluster):
+        if exams.row["role"] == POOLED or not is_estimable(exams.target, exams.cluster):
             continue
         columns = _passed(exams)
         once = np.asarray(columns.sum(axis=0)).reshape(1, -1)
@@ -61,11 +62,10 @@ def _passed(exams: ExamSet) -> csr_array:
     )
     passed = np.searchsorted(cuts, exams.probability, side="right")
     cell = passed + (cuts.size + 1) * exams.target
-    n = cell.size
-    return csr_array((np.ones(n), (np.arange(n), cell)), shape=(n, 2 * (cuts.size + 1)))
+    return indicator(cell, 2 * (cuts.size + 1))
 
 
-def _sensitivities(sums: NDArray) -> NDArray[np.float64]:
+def _sensitivities(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """At GRID, [rows, rates]; NaN where a class is missing."""
     negatives, positives = np.split(np.asarray(sums, dtype=np.float64), 2, axis=1)
     false, true = (c[:, ::-1].cumsum(axis=1) for c in (negatives, positives))

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.evaluation.bootstrap import renumbered, resampled_sums
-from experiments.evaluation.predictions import POOLED, ROLES
+from experiments.evaluation.predictions import ALL_EXTERNAL, EXTERNAL, POOLED, ROLES, VAL
 
 # no names that a person's subgroups might have
 _PATIENT, _STRATUM = "__patient", "__stratum"
@@ -55,8 +55,8 @@ def exam_sets(predictions: pd.DataFrame) -> Iterator[ExamSet]:
             in_role = of_model[of_model["split"] == split]
             for institution, exams in in_role.groupby("institution", sort=False):
                 yield exam_set(exams, str(model), str(institution), role)
-            if role == "external" and in_role["institution"].nunique() > 1:
-                yield exam_set(in_role, str(model), POOLED, "pooled")
+            if role == EXTERNAL and in_role["institution"].nunique() > 1:
+                yield exam_set(in_role, str(model), ALL_EXTERNAL, POOLED)
 
 
 def numbered(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def exam_set(exams: pd.DataFrame, model: str, institution: str, role: str) -> Ex
 
 def validation_exams(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The development validation exams of each model that has some, of both classes."""
-    validation = predictions[predictions["split"] == "val"]
+    validation = predictions[predictions["split"] == VAL]
     return {
         str(model): exams
         for model, exams in validation.groupby("model", sort=False)

@@ -16,6 +16,7 @@ from scipy.stats import qmc
 
 from datamodules.errors import InputError
 from experiments.evaluation.mrmc import BOTH_RANDOM, METRICS
+from experiments.evaluation.predictions import VAL
 from experiments.evaluation.reader_study import ARMS, COLUMNS, ReaderStudy
 
 PROBABILITY, YES_NO = "probability", "yes/no"
@@ -213,7 +214,7 @@ def _pool(predictions: pd.DataFrame, threshold: float, seed: int) -> pd.DataFram
         )
     if not 0 < threshold < 1:
         raise InputError(f"a model's threshold of {threshold:g} must be between 0 and 1.")
-    tested = predictions[predictions["split"] != "val"]
+    tested = predictions[predictions["split"] != VAL]
     pool = tested.sample(frac=1, random_state=seed).drop_duplicates(["institution", "patient_id"])
     pool = pool.sort_index()
     probability = pool["probability"].clip(_CERTAIN, 1 - _CERTAIN)

@@ -11,11 +11,11 @@ from scipy.special import logit
 from scipy.stats import norm
 
 from datamodules.errors import InputError, listing
-from experiments.evaluation.auroc import clustered_auroc
 from experiments.evaluation.calibration import calibration_of
 from experiments.evaluation.heterogeneity import pool
-from experiments.evaluation.predictions import POOLED
+from experiments.evaluation.predictions import ALL_EXTERNAL, EXAM, EXTERNAL, POOLED
 from experiments.evaluation.sets import exam_set, numbered
+from experiments.evaluation.summary import auroc_of
 
 MISSING = "not recorded"
 STATISTICS = ("auroc", "slope", "intercept", "observed_expected")
@@ -28,7 +28,6 @@ GAP_COLUMNS = (
     "gap_high", "groups", "q_p",
 )  # fmt: skip
 
-_EXAM = ["institution", "exam_id"]
 # the scale on which a statistic is closest to normal
 _SCALES: dict[str, Callable[[Any], Any]] = {
     "auroc": logit,
@@ -53,38 +52,25 @@ def subgroup_table(
     not in `groups`, are the last one, "not recorded". `institution` is `all-external`, or the only
     one there is: a table of one institution's predictions gives its own subgroups.
 
-    AUROC and its interval are those of `clustered_auroc` (`method` is its), slope, intercept and
+    AUROC and its interval are those of `auroc_of` (`method` is its), slope, intercept and
     observed_expected those of `calibration_table` without recalibration; where those are not
     estimable, for a class is missing or too small, they are NaN. InputError where `groups` lacks a
     column, or has an exam twice.
     """
     variables = _variables(groups)
-    external = predictions[predictions["split"] == "external"]
-    joined = external.merge(groups[[*_EXAM, *variables]], on=_EXAM, how="left")
+    external = predictions[predictions["split"] == EXTERNAL]
+    joined = external.merge(groups[[*EXAM, *variables]], on=list(EXAM), how="left")
     institutions = external["institution"].unique()
-    institution = POOLED if len(institutions) > 1 else "".join(institutions)
+    institution = ALL_EXTERNAL if len(institutions) > 1 else "".join(institutions)
     settings: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
     rows = []
     for model, of_model in numbered(joined).groupby("model", sort=False):
         for variable in variables:
             for group, exams in _subgroups(of_model, variable):
-                of_group = exam_set(exams, str(model), institution, "pooled")
-                auroc = clustered_auroc(
-                    of_group.target,
-                    of_group.probability,
-                    of_group.cluster,
-                    of_group.stratum_sizes,
-                    **settings,
-                )
-                row = {
-                    "variable": variable,
-                    "group": group,
-                    "auroc": auroc.value,
-                    "auroc_low": auroc.low,
-                    "auroc_high": auroc.high,
-                }
+                of_group = exam_set(exams, str(model), institution, POOLED)
+                row = of_group.row | {"variable": variable, "group": group}
                 calibration = calibration_of(of_group, **settings)
-                rows.append(of_group.row | calibration | row | {"method": auroc.method})
+                rows.append(row | calibration | auroc_of(of_group, **settings))
     numbers = [name + end for name in STATISTICS for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(numbers, "float64"))
 
@@ -141,14 +127,14 @@ def age_bands(years: ArrayLike, edges: Sequence[float]) -> pd.Categorical:
 
 
 def _variables(groups: pd.DataFrame) -> list[str]:
-    missing = [column for column in _EXAM if column not in groups.columns]
-    variables = [str(column) for column in groups.columns if column not in _EXAM]
+    missing = [column for column in EXAM if column not in groups.columns]
+    variables = [str(column) for column in groups.columns if column not in EXAM]
     if missing or not variables:
         raise InputError(
-            f"a table of subgroups needs {', '.join(_EXAM)} and a column or more to group by; it "
+            f"a table of subgroups needs {', '.join(EXAM)} and a column or more to group by; it "
             f"has {', '.join(map(str, groups.columns))}. Add what is missing."
         )
-    twice = groups[groups.duplicated(_EXAM)]
+    twice = groups[groups.duplicated(list(EXAM))]
     if len(twice):
         lines = [f"exam {row.exam_id!r} of {row.institution}" for row in twice.itertuples()]
         raise InputError(

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE, clustered_auroc
-from experiments.evaluation.sets import exam_sets
+from experiments.evaluation.predictions import DEVELOPMENT, EXTERNAL, POOLED
+from experiments.evaluation.sets import ExamSet, exam_sets
 
 JSON_KEYS = (
     "model", "institution", "role", "n", "positives", "auroc", "auroc_low", "auroc_high",
@@ -26,21 +27,27 @@ def summarise(
     """
     rows = []
     for exams in exam_sets(predictions):
-        estimate = clustered_auroc(
-            exams.target,
-            exams.probability,
-            exams.cluster,
-            exams.stratum_sizes,
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
-        )
-        figures = {"auroc": estimate.value, "auroc_low": estimate.low, "auroc_high": estimate.high}
-        rows.append({**exams.row, **figures, "method": estimate.method})
+        figures = auroc_of(exams, confidence=confidence, resamples=resamples, seed=seed)
+        rows.append(exams.row | figures)
     summary = pd.DataFrame(rows, columns=[*JSON_KEYS, "method"])
     aurocs = ["auroc", "auroc_low", "auroc_high"]
     summary[aurocs] = summary[aurocs].astype("float64")
     return summary
+
+
+def auroc_of(exams: ExamSet, *, confidence: float, resamples: int, seed: int) -> dict[str, Any]:
+    """The AUROC of a set with its interval (None: not estimable), and the interval's method."""
+    estimate = clustered_auroc(
+        exams.target,
+        exams.probability,
+        exams.cluster,
+        exams.stratum_sizes,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+    figures = {"auroc": estimate.value, "auroc_low": estimate.low, "auroc_high": estimate.high}
+    return {**figures, "method": estimate.method}
 
 
 def summary_json(summary: pd.DataFrame) -> list[dict[str, Any]]:
@@ -99,8 +106,8 @@ def results_table(
             best = ceiling.get(str(institution))
             row[title] = "" if best is None else f"{best:.3f}"
         rows.append(row)
-    order = {"development": 0, "external": 1, "pooled": 2}
-    rows.sort(key=lambda row: order[row["role"]])
+    order = [DEVELOPMENT, EXTERNAL, POOLED]
+    rows.sort(key=lambda row: order.index(row["role"]))
     return pd.DataFrame(rows)
 
 

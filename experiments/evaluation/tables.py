@@ -78,8 +78,8 @@ class RowChecks:
 
     def numbers(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns as float64, NaN where there is no number."""
-        numeric = self.original[list(columns)].apply(pd.to_numeric, errors="coerce")
-        return numeric.astype("float64")
+        numeric = {name: pd.to_numeric(self.original[name], errors="coerce") for name in columns}
+        return pd.DataFrame(numeric).astype("float64")
 
     def finish(self) -> None:
         """Raise one InputError with everything refused, in the order of the rows."""

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.figures import style
 from experiments.figures.panels import entry, note, panels
+from lightning_modules.tasks.decision import PLATT, UNCHANGED
 
-BEFORE = "none"
-AFTER = "platt"
-_LABELS = {BEFORE: "as predicted", AFTER: "recalibrated (Platt, on development data)"}
+_LABELS = {UNCHANGED: "as predicted", PLATT: "recalibrated (Platt, on development data)"}
 _IDEAL = "ideal"
 
 
@@ -26,7 +25,7 @@ def reliability_figure(
     Both axes end where the data do, in tenths. Each panel names the slopes and intercepts.
     """
     models = list(dict.fromkeys(calibration["model"]))
-    looks = dict(zip((BEFORE, AFTER), style.model_styles(_LABELS).values(), strict=True))
+    looks = dict(zip(_LABELS, style.model_styles(_LABELS).values(), strict=True))
     methods = [method for method in _LABELS if (curves["recalibration"] == method).any()]
     drawn = curves[curves["recalibration"].isin(methods)]
     end = _end(drawn)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE
+from experiments.evaluation.predictions import DEVELOPMENT, POOLED
 from experiments.figures import style
 from experiments.figures.panels import entry, note, panels
 
@@ -22,14 +23,14 @@ def decision_figure(curves: pd.DataFrame, *, banded: Collection[str], title: str
     All external exams together come first, then each external institution; without any the
     development institutions' internal tests are shown. What lies far below 0 is cut off.
     """
-    shown = curves[curves["role"] != "development"]
+    shown = curves[curves["role"] != DEVELOPMENT]
     shown = curves if shown.empty else shown
     styles = style.model_styles(curves["model"])
     handles = [entry(model, look.colour, look.line) for model, look in styles.items()]
     handles += [entry(_ALL, style.FAINT), entry(_NONE, style.FAINT, _DOTTED)]
     institutions = {
         str(name): rows
-        for _, of_role in shown.groupby(shown["role"] != "pooled", sort=True)
+        for _, of_role in shown.groupby(shown["role"] != POOLED, sort=True)
         for name, rows in of_role.groupby("institution", sort=False)
     }
     with style.look():

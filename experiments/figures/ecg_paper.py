@@ -1,5 +1,7 @@
 """12-lead ECGs on standard paper: 1 mm and 5 mm lines, 25 mm/s and 10 mm/mV, true to scale."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules.recordings import LEADS
 from experiments.figures import style
+from lightning_modules.pretraining.pretraining import Sheet
 
 MM_PER_SECOND = 25.0
 MM_PER_MV = 10.0
@@ -31,9 +34,11 @@ _TRACE = "#111111"
 _RECONSTRUCTED = "#0a5fd9"
 _ORIGINAL_BEHIND = "#9c9c9c"
 _HIDDEN = "#cfcfcf"
+# Colour and width of a pretraining's signals; others are drawn as recorded ones.
+_TRACES = {"hidden": (_ORIGINAL_BEHIND, 0.7), "reconstruction": (_RECONSTRUCTED, 1.3)}
 
 
-def ecg_figure(ecg_mv: NDArray, sampling_rate_hz: float, title: str) -> Figure:
+def ecg_figure(ecg_mv: NDArray[np.floating], sampling_rate_hz: float, title: str) -> Figure:
     """One ECG [12, T] in mV, leads in standard order, each drawn about its median."""
     ecg_mv = _checked(ecg_mv)
     seconds = ecg_mv.shape[1] / sampling_rate_hz
@@ -43,57 +48,38 @@ def ecg_figure(ecg_mv: NDArray, sampling_rate_hz: float, title: str) -> Figure:
     return figure
 
 
-def reconstruction_figure(
-    original: NDArray,
-    visible: NDArray[np.bool_],
-    reconstruction: NDArray,
-    sampling_rate_hz: float,
-    title: str,
-) -> Figure:
-    """Three sheets: the original, what the encoder saw of it, and the reconstruction of the rest.
+def sheets_figure(sheets: Sequence[Sheet], sampling_rate_hz: float, title: str) -> Figure:
+    """What a pretraining makes of an ECG: sheets of signals [12, T] in mV, one below the other.
 
-    All arrays are [12, T], signals in mV, `visible` True where the encoder saw the sample. Every
-    lead is drawn about the original's median. The reconstruction stands where samples were hidden,
-    over the original in grey. Traces carry gids "original-V1", "visible-V1", "reconstruction-V1"...
+    Every lead is drawn about the median of the first sheet's first signal. Traces carry gids
+    "original-V1", "visible-V1", "reconstruction-V1"... by the signals' names.
     """
-    original, reconstruction = _checked(original), _checked(reconstruction)
-    visible = np.asarray(visible, dtype=bool)
-    if not original.shape == visible.shape == reconstruction.shape:
-        raise ValueError(
-            f"original {original.shape}, visible {visible.shape} and reconstruction "
-            f"{reconstruction.shape} must be alike"
-        )
-    seconds = original.shape[1] / sampling_rate_hz
-    shown, rebuilt = _about(original, original), _about(reconstruction, original)
-    seen, hidden = np.where(visible, shown, np.nan), np.where(visible, np.nan, shown)
-    rebuilt = np.where(visible, np.nan, rebuilt)
-    titles = [
-        "Original",
-        f"Masked: what the encoder saw ({visible.mean():.0%}; grey is hidden)",
-        "Reconstructed: visible parts black, reconstruction blue, hidden original behind it grey",
-    ]
-    rate = sampling_rate_hz
+    first = _checked(next(iter(sheets[0].signals.values())))
+    seconds = first.shape[1] / sampling_rate_hz
     with style.look():
-        figure, (first, second, third) = _sheets(titles, seconds, title)
-        _draw_traces(first, shown, rate, "original", _TRACE, 0.8)
-        _shade_hidden(second, visible, rate)
-        _draw_traces(second, seen, rate, "visible", _TRACE, 0.8)
-        _draw_traces(third, hidden, rate, "hidden", _ORIGINAL_BEHIND, 0.7)
-        _draw_traces(third, seen, rate, "visible", _TRACE, 0.8)
-        _draw_traces(third, rebuilt, rate, "reconstruction", _RECONSTRUCTED, 1.3)
+        figure, papers = _sheets([sheet.title for sheet in sheets], seconds, title)
+        for paper, sheet in zip(papers, sheets, strict=True):
+            if sheet.hidden is not None:
+                _shade_hidden(paper, ~sheet.hidden, sampling_rate_hz)
+            for name, signal in sheet.signals.items():
+                if signal.shape != first.shape:
+                    raise ValueError(f"{name} {signal.shape} is not like {first.shape}")
+                colour, width = _TRACES.get(name, (_TRACE, 0.8))
+                drawn = _about(_checked(signal), first)
+                _draw_traces(paper, drawn, sampling_rate_hz, name, colour, width)
     return figure
 
 
-def _checked(ecg_mv: NDArray) -> NDArray[np.float64]:
-    ecg_mv = np.asarray(ecg_mv, dtype=np.float64)
-    if ecg_mv.ndim != 2 or len(ecg_mv) != len(LEADS):
-        raise ValueError(f"an ECG is [12, T], this is {ecg_mv.shape}")
-    return ecg_mv
+def _checked(ecg_mv: NDArray[np.floating]) -> NDArray[np.float64]:
+    ecg = np.asarray(ecg_mv, dtype=np.float64)
+    if ecg.ndim != 2 or len(ecg) != len(LEADS):
+        raise ValueError(f"an ECG is [12, T], this is {ecg.shape}")
+    return ecg
 
 
-def _about(ecg_mv: NDArray, reference: NDArray) -> NDArray[np.float64]:
+def _about(ecg_mv: NDArray[np.floating], reference: NDArray[np.floating]) -> NDArray[np.float64]:
     """An electrode's offset says nothing and would push a trace out of its row."""
-    return ecg_mv - np.median(reference, axis=1, keepdims=True)
+    return np.asarray(ecg_mv - np.median(reference, axis=1, keepdims=True))
 
 
 def _sheets(titles: list[str], seconds: float, title: str) -> tuple[Figure, list[Axes]]:
@@ -108,15 +94,10 @@ def _sheets(titles: list[str], seconds: float, title: str) -> tuple[Figure, list
         figure.text(
             _BORDER / total_width, 1 - 6 / total_height, title, size=16, weight="bold", va="center"
         )
-    figure.text(
-        1 - _BORDER / total_width,
-        _FOOTER / 2 / total_height,
-        f"{MM_PER_SECOND:g} mm/s   {MM_PER_MV:g} mm/mV   pulse: 1 mV, 0.2 s   "
-        "small square: 0.04 s, 0.1 mV",
-        size=12,
-        ha="right",
-        va="center",
-    )
+    told = f"{MM_PER_SECOND:g} mm/s   {MM_PER_MV:g} mm/mV   pulse: 1 mV, 0.2 s   "
+    told += "small square: 0.04 s, 0.1 mV"
+    figure.text(1 - _BORDER / total_width, _FOOTER / 2 / total_height, told, size=12, ha="right",
+                va="center")  # fmt: skip
     sheets = []
     for number, name in enumerate(titles):
         bottom = _FOOTER + (len(titles) - 1 - number) * pitch
@@ -159,20 +140,19 @@ def _origin(number: int, strip: float) -> tuple[float, float]:
 
 
 def _draw_traces(
-    sheet: Axes, ecg_mv: NDArray, sampling_rate_hz: float, name: str, colour: str, width: float
+    sheet: Axes,
+    ecg_mv: NDArray[np.floating],
+    sampling_rate_hz: float,
+    name: str,
+    colour: str,
+    width: float,
 ) -> None:
     time_mm = np.arange(ecg_mv.shape[1]) / sampling_rate_hz * MM_PER_SECOND
     strip = ecg_mv.shape[1] / sampling_rate_hz * MM_PER_SECOND
     for number, lead in enumerate(LEADS):
         x, y = _origin(number, strip)
-        sheet.plot(
-            x + time_mm,
-            y + ecg_mv[number] * MM_PER_MV,
-            color=colour,
-            linewidth=width,
-            solid_joinstyle="round",
-            gid=f"{name}-{lead}",
-        )
+        sheet.plot(x + time_mm, y + ecg_mv[number] * MM_PER_MV, color=colour, linewidth=width,
+                   solid_joinstyle="round", gid=f"{name}-{lead}")  # fmt: skip
 
 
 def _shade_hidden(sheet: Axes, visible: NDArray[np.bool_], sampling_rate_hz: float) -> None:
@@ -181,14 +161,7 @@ def _shade_hidden(sheet: Axes, visible: NDArray[np.bool_], sampling_rate_hz: flo
         x, y = _origin(number, strip)
         edges = np.flatnonzero(np.diff(visible[number], prepend=True, append=True))
         for start, stop in edges.reshape(-1, 2) / sampling_rate_hz * MM_PER_SECOND:
-            sheet.add_patch(
-                Rectangle(
-                    (x + start, y - 0.45 * _ROW),
-                    stop - start,
-                    0.9 * _ROW,
-                    facecolor=_HIDDEN,
-                    edgecolor="none",
-                    zorder=1,
-                    gid=f"hidden-{lead}",
-                )
-            )
+            corner = (x + start, y - 0.45 * _ROW)
+            hidden = Rectangle(corner, stop - start, 0.9 * _ROW, facecolor=_HIDDEN,
+                               edgecolor="none", zorder=1, gid=f"hidden-{lead}")  # fmt: skip
+            sheet.add_patch(hidden)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
+from experiments.evaluation.predictions import DEVELOPMENT, EXTERNAL, TEST, TRAIN, VAL
 from experiments.figures import style
 
 # mm
@@ -27,8 +28,8 @@ _PER_ROW = 7  # institutions beside each other
 _REASONS = 5  # told; further ones are counted
 _WRAP = 68  # letters a line in a side box
 
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
-_ROLES = {"development": "Development", "external": "External"}
+_SPLITS = {TRAIN: "training", VAL: "validation", TEST: "test"}
+_ROLES = {DEVELOPMENT: "Development", EXTERNAL: "External"}
 _FILL = "#f3f3f3"
 
 
@@ -112,7 +113,7 @@ def flow_figure(
 def _rows(flow: pd.DataFrame, exams: pd.DataFrame) -> list[list[tuple[str, str]]]:
     """(role, institution) in rows, development ones first; those without exams are external."""
     roles = exams.drop_duplicates("institution").set_index("institution")["role"]
-    placed = [(str(roles.get(name, "external")), str(name)) for name in flow["institution"]]
+    placed = [(str(roles.get(name, EXTERNAL)), str(name)) for name in flow["institution"]]
     placed.sort(key=lambda one: list(_ROLES).index(one[0]))
     return [placed[start : start + _PER_ROW] for start in range(0, len(placed), _PER_ROW)]
 
@@ -137,7 +138,7 @@ def _institutions(flow: pd.DataFrame, exams: pd.DataFrame) -> dict[str, list[str
             lines.append(f"lacking an input: {incomplete:,}")
         known = known[known["analysed"]]
         splits = {name: known[known["split"] == split] for split, name in _SPLITS.items()}
-        if (of_site["role"] == "development").any():
+        if (of_site["role"] == DEVELOPMENT).any():
             lines += [_counted(name, part) for name, part in splits.items()]
         else:
             lines.append(_counted("tested", known))

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,14 +27,11 @@ _LEGEND_ROW = 4.6
 _LEGEND_MARK = 14.0  # of an entry, beside its text
 _BOTTOM = 11.0
 
-_HEADINGS = {
-    "development": "Internal test",
-    "external": "External validation",
-    "pooled": "All external exams together",
-}
-
 _HOSPITALS = "Random effects over external institutions: mean, and prediction interval"
 _MEAN, _NEW = "mean", "a new hospital"
+
+_beside = partial(style.beside, _PLOT)
+_rule = partial(style.rule, _PLOT)
 
 _CEILING = "best possible (known in a simulation)"
 
@@ -62,7 +59,7 @@ def forest_figure(
     names = max(style.widest(summary["institution"]) + 10, _NAMES)
     left = names + max(style.widest(_counts(row) for _, row in summary.iterrows()), _COUNTS) + 4
     blocks = summary.groupby(["role", "institution"], sort=False)
-    roles = [role for role in _HEADINGS if role in set(summary["role"])]
+    roles = [role for role in style.ROLES if role in set(summary["role"])]
     content = len(summary) * _LINE + blocks.ngroups * _SPACE + len(roles) * _HEADING
     bounds: list[float] = []
     if pooled is not None:
@@ -100,23 +97,23 @@ def forest_figure(
             _beside(axes, mm, -2.2, text, ha=side, size=7, color=style.FAINT)
         y = 0.0
         for role in roles:
-            _rule(axes, left, y)
-            _beside(axes, 4 - left, y + 0.55 * _HEADING, _HEADINGS[role], ha="left", weight="bold")
+            _rule(axes, 3 - left, _PLOT + _NUMBERS - 3, y)
+            _beside(axes, 4 - left, y + 0.55 * _HEADING, style.ROLES[role], weight="bold")
             y += _HEADING
             for institution, rows in summary[summary["role"] == role].groupby(
                 "institution", sort=False
             ):
                 _block(axes, y, rows, styles, ceilings)
                 middle = y + len(rows) * _LINE / 2
-                _beside(axes, 6 - left, middle, str(institution), ha="left")
+                _beside(axes, 6 - left, middle, str(institution))
                 y += len(rows) * _LINE + _SPACE
         if pooled is not None:
-            _rule(axes, left, y)
-            _beside(axes, 4 - left, y + 0.55 * _HEADING, _HOSPITALS, ha="left", weight="bold")
+            _rule(axes, 3 - left, _PLOT + _NUMBERS - 3, y)
+            _beside(axes, 4 - left, y + 0.55 * _HEADING, _HOSPITALS, weight="bold")
             y += _HEADING
             for label in (_MEAN, _NEW):
                 middle = y + len(pooled) * _LINE / 2
-                _beside(axes, 6 - left, middle, label, ha="left")
+                _beside(axes, 6 - left, middle, label)
                 counts = pooled["institutions"].unique()
                 if len(counts) == 1:
                     _beside(axes, -4, middle, f"{counts[0]} institutions", ha="right")
@@ -128,25 +125,9 @@ def forest_figure(
                 y += len(pooled) * _LINE + _SPACE
 
         figure.text(4 / width, 1 - 5 / height, title, size=10, weight="bold", va="center")
-        handles = [
-            Line2D(
-                [], [], color=s.colour, marker=s.marker, linestyle="-", markersize=5, label=model
-            )
-            for model, s in styles.items()
-        ]
-        if ceilings:
-            handles.append(
-                Line2D([], [], color=style.INK, linewidth=0, marker="|", markersize=9,
-                       markeredgewidth=1.4, label=_CEILING)
-            )  # fmt: skip
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(2 / width, 1 - 8.5 / height),
-            ncols=legend_columns,
-            columnspacing=1.6,
-            handlelength=1.8,
-        )
+        best_known = Line2D([], [], color=style.INK, linewidth=0, marker="|", markersize=9,
+                            markeredgewidth=1.4, label=_CEILING)  # fmt: skip
+        style.legend_of_models(figure, styles, legend_columns, *[best_known] * bool(ceilings))
     return figure
 
 
@@ -188,7 +169,7 @@ def _block(
                       zorder=4, clip_on=False)  # fmt: skip
         axes.plot(1 + 3.5 / _PLOT, y, look.marker, color=look.colour, markersize=3.6,
                   transform=axes.get_yaxis_transform(), clip_on=False)  # fmt: skip
-        _beside(axes, _PLOT + 6, y, text, ha="left", color=style.INK if estimable else style.FAINT)
+        _beside(axes, _PLOT + 6, y, text, color=style.INK if estimable else style.FAINT)
         if not same:
             _beside(axes, -4, y, counts[number], ha="right")
 
@@ -206,29 +187,17 @@ def _meta_analysis(
         else (row["predicted_low"], row["predicted_high"])
     )
     if pd.isna(low):
-        _beside(axes, _PLOT + 6, y, NOT_ESTIMABLE, ha="left", color=style.FAINT)
+        _beside(axes, _PLOT + 6, y, NOT_ESTIMABLE, color=style.FAINT)
         return
     if label == _MEAN:
         half = 0.38 * _LINE
         axes.fill([low, row["auroc"], high, row["auroc"]], [y, y - half, y, y + half],
                   color=look.colour, linewidth=0, gid="diamond", zorder=3)  # fmt: skip
-        _beside(axes, _PLOT + 6, y, estimate_text(row), ha="left")
+        _beside(axes, _PLOT + 6, y, estimate_text(row))
     else:
         axes.plot([low, high], [y, y], color=look.colour, linewidth=1.3, marker="|",
                   markersize=6, gid="prediction", zorder=3)  # fmt: skip
-        _beside(axes, _PLOT + 6, y, f"{low:.3f}-{high:.3f}", ha="left")
-
-
-def _beside(axes: Axes, mm: float, y: float, text: str, **options: Any) -> None:
-    """Text `mm` to the right of the plot's left edge, at the data's height `y`."""
-    axes.text(mm / _PLOT, y, text, va="center", transform=axes.get_yaxis_transform(), **options)
-
-
-def _rule(axes: Axes, left: float, y: float) -> None:
-    axes.plot(
-        [(3 - left) / _PLOT, 1 + (_NUMBERS - 3) / _PLOT], [y, y], color=style.INK, linewidth=0.6,
-        transform=axes.get_yaxis_transform(), clip_on=False,
-    )  # fmt: skip
+        _beside(axes, _PLOT + 6, y, f"{low:.3f}-{high:.3f}")
 
 
 def auroc_limits(summary: pd.DataFrame, others: Sequence[float] = ()) -> tuple[float, float]:

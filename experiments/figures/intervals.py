@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.figures import style
@@ -25,6 +25,9 @@ _TOP = 24.0
 _BOTTOM = 11.0
 _LEGEND_ROW = 4.6
 _LEGEND_MARK = 14.0
+
+_beside = partial(style.beside, _PLOT)
+_rule = partial(style.rule, _PLOT)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def intervals_figure(
         first = drawn[0]
         y = 0.0
         for block, of_block in blocks:
-            _rule(first, left, width, y)
+            _rule(first, 3 - left, width - left - 3, y)
             _beside(first, 4 - left, y + 0.55 * _HEADING, str(block), weight="bold")
             if y == 0:
                 _beside(first, -4, -2.2, "Positive / exams", ha="right", size=7, color=style.FAINT)
@@ -90,14 +93,7 @@ def intervals_figure(
                         _draw(axes, row, statistic, styles[row["model"]], at)
                 y += len(of_group) * _LINE + _SPACE
         figure.text(4 / width, 1 - 5 / height, title, size=10, weight="bold", va="center")
-        figure.legend(
-            handles=[
-                Line2D([], [], color=s.colour, marker=s.marker, markersize=5, label=model)
-                for model, s in styles.items()
-            ],
-            loc="upper left", bbox_to_anchor=(2 / width, 1 - 8.5 / height), ncols=legend_columns,
-            columnspacing=1.6, handlelength=1.8,
-        )  # fmt: skip
+        style.legend_of_models(figure, styles, legend_columns)
     return figure
 
 
@@ -159,23 +155,3 @@ def _draw(
                       markeredgecolor="white", markeredgewidth=0.5, gid="estimate", zorder=4,
                       clip_on=False)  # fmt: skip
     _beside(axes, _PLOT + 4, y, text, size=7, color=colour)
-
-
-def _beside(
-    axes: Axes,
-    mm: float,
-    y: float,
-    text: str,
-    *,
-    ha: str = "left",
-    size: float = 8.0,
-    color: str = style.INK,
-    weight: str = "normal",
-) -> None:
-    axes.text(mm / _PLOT, y, text, va="center", ha=ha, size=size, color=color, weight=weight,
-              transform=axes.get_yaxis_transform())  # fmt: skip
-
-
-def _rule(axes: Axes, left: float, width: float, y: float) -> None:
-    axes.plot([(3 - left) / _PLOT, (width - left - 3) / _PLOT], [y, y], color=style.INK,
-              linewidth=0.6, transform=axes.get_yaxis_transform(), clip_on=False)  # fmt: skip

@@ -10,6 +10,7 @@ from experiments.evaluation.mrmc import BOTH_RANDOM
 from experiments.evaluation.reader_study import ARMS, WITH, WITHOUT, ReaderStudy, gain_text
 from experiments.evaluation.summary import p_text
 from experiments.figures import style
+from experiments.figures.panels import unit_axis
 
 # mm
 _LEFT = 16.0
@@ -93,17 +94,13 @@ def _draw_accuracy(
 def _draw_operating_points(
     axes: Axes, table: pd.DataFrame, looks: dict[str, style.ModelStyle]
 ) -> None:
-    ticks = [0, 0.25, 0.5, 0.75, 1]
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=ticks, yticks=ticks)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity")
-    axes.set_xticklabels(["0", "", "0.5", "", "1"])
-    axes.set_yticklabels(["0", "", "0.5", "", "1"])
     axes.set_title("Sensitivity and specificity", pad=14)
     axes.annotate("An arrow a reader, from without to with the model", (0, 1), (0, 3), size=7,
                   color=style.FAINT, va="bottom", xycoords="axes fraction",
                   textcoords="offset points")  # fmt: skip
     axes.plot([0, 1], [0, 1], color=style.RULE, linewidth=0.8)
-    style.show_ticks(axes)
+    unit_axis(axes)
     if table[["sensitivity", "specificity"]].isna().any(axis=None):
         axes.text(0.5, 0.5, NOT_ESTIMABLE, ha="center", va="center", color=style.FAINT)
         return

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE
-from experiments.evaluation.mrmc import BOTH_RANDOM, METRICS, RANDOM_CASES, RANDOM_READERS
+from experiments.evaluation.mrmc import BOTH_RANDOM, METRICS, NEEDED, RANDOM_CASES, RANDOM_READERS
 from experiments.evaluation.reader_study import (
     ARMS,
     BOTH,
@@ -19,6 +19,7 @@ from experiments.evaluation.reader_study import (
     WITHOUT,
     ReaderStudy,
     gain_text,
+    mean_text,
 )
 from experiments.evaluation.summary import p_text
 from experiments.figures.html import Block, Facts, Paragraph, Picture
@@ -346,16 +347,11 @@ def _other_measures(study: ReaderStudy, figures: pd.DataFrame) -> str:
 def _why_not(study: ReaderStudy, metric: str) -> str:
     """Why a metric's gain over readers and cases is not estimable."""
     readers, cases, positives = _counts(study)
-    counted = {"positive": positives, "negative": cases - positives}
-    needed: dict[str, tuple[str, ...]] = {
-        "accuracy": (),
-        "sensitivity": ("positive",),
-        "specificity": ("negative",),
-        "auroc": ("positive", "negative"),
-    }
-    for label in needed[metric]:
-        if counted[label] < 2:
-            return f"{('no', 'only one')[counted[label]]} case is {label}"
+    for positive in NEEDED[metric]:
+        count = positives if positive else cases - positives
+        if count < 2:
+            told = "positive" if positive else "negative"
+            return f"{('no', 'only one')[count]} case is {told}"
     if study.readers[metric].isna().all():
         return "the answers are yes or no"
     if readers < 2:
@@ -368,12 +364,6 @@ def _text(metric: str, value: float, low: float = np.nan, high: float = np.nan) 
     if metric == "auroc" or pd.isna(value):
         return interval(value, low, high)
     return f"{interval(100 * value, 100 * low, 100 * high, 1)} %"
-
-
-def _spread(metric: str, mean: float, sd: float) -> str:
-    if pd.isna(sd):
-        return _text(metric, mean)
-    return f"{mean:.3f} ± {sd:.3f}" if metric == "auroc" else f"{100 * mean:.1f} ± {100 * sd:.1f} %"
 
 
 def _gain(row: Mapping[Any, Any] | pd.Series) -> str:
@@ -433,7 +423,7 @@ def _paired(paired: pd.DataFrame, percent: str) -> pd.DataFrame:
         {
             "measure": _NAMES[row["metric"]],
             **{
-                f"{arm} the model": _spread(row["metric"], row[f"mean_{arm}"], row[f"sd_{arm}"])
+                f"{arm} the model": mean_text(row["metric"], row[f"mean_{arm}"], row[f"sd_{arm}"])
                 for arm in ARMS
             },
             f"gain ({percent} interval)": _gain(row),

@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE, auroc, is_estimable, roc_curve
+from experiments.evaluation.predictions import EXTERNAL, TEST
 from experiments.figures import style
 from experiments.figures.panels import PANEL, entry, note, panels, unit_axis
 
@@ -24,10 +25,10 @@ def roc_figure(
     development institution's internal test. What is not estimable is said in words. `bands` are
     rows of `roc_bands`, drawn behind the curves.
     """
-    tested = predictions[predictions["split"] == "external"]
+    tested = predictions[predictions["split"] == EXTERNAL]
     note_of_role = ""
     if tested.empty:
-        tested, note_of_role = predictions[predictions["split"] == "test"], " (internal test)"
+        tested, note_of_role = predictions[predictions["split"] == TEST], " (internal test)"
     styles = style.model_styles(predictions["model"])
     widest = style.widest((f"{model}  0.000" for model in styles), _LEGEND_SIZE)
     crowded = len(styles) > _CROWD or widest + _LEGEND_MARK > PANEL

@@ -1,50 +1,22 @@
 """What a report says in words: its answer, its limits and its checklist."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 
+from experiments.evaluation.analysis import Analysis
 from experiments.evaluation.auroc import CLUSTERED, NOT_ESTIMABLE
 from experiments.evaluation.operating import YOUDEN
+from experiments.evaluation.predictions import DEVELOPMENT, EXTERNAL, POOLED
 from experiments.evaluation.summary import p_text
 from experiments.evaluation.tripod import Answer
+from experiments.figures.study import EXTERNAL_VALIDATION, LEAVE_SITE_OUT, Study
+from experiments.figures.style import ROLES
+from lightning_modules.tasks.decision import PLATT, UNCHANGED
 
-EXTERNAL_VALIDATION = "external_validation"
-LEAVE_SITE_OUT = "leave_site_out"
 ENOUGH = 100  # exams of each class, for an external validation (Vergouwe et al. 2005)
 _TOLD = 6  # models, at most, that the answer compares the main one with
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is known of a study beyond its predictions; what is empty is left out of the report.
-
-    `rule`: how the target follows from measurements. `protocol`: "external_validation",
-    "leave_site_out", or "" where only predictions were handed in. `models`: name -> what it is.
-    `main`: the model that the answer is about (else the first). `fusion`: how models were fused.
-    `splits`: shares of the development patients. `preprocessing`: input -> what is done to it.
-    `simulated`: what is simulated and what that means, for the banner. `limits`: what a launch adds
-    to the limits (a pretraining that ended on its plateau). `digests` and `versions`: of data and
-    of software.
-    """
-
-    name: str
-    target: str
-    rule: str = ""
-    protocol: str = ""
-    models: Mapping[str, str] = field(default_factory=dict)
-    main: str = ""
-    fusion: str = ""
-    splits: Mapping[str, float] = field(default_factory=dict)
-    preprocessing: Mapping[str, str] = field(default_factory=dict)
-    simulated: str = ""
-    limits: Sequence[str] = ()
-    command: str = ""
-    commit: str = ""
-    digests: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def interval(value: float, low: float, high: float, digits: int = 3) -> str:
@@ -70,60 +42,62 @@ def reference_set(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of all external exams together; of the only external institution; or, without any,
     of the first internal test.
     """
-    for role in ("pooled", "external", "development"):
+    for role in (POOLED, EXTERNAL, DEVELOPMENT):
         rows = table[table["role"] == role]
         if not rows.empty:
-            return rows[rows["institution"] == rows["institution"].iloc[0]]
+            first = str(rows["institution"].iloc[0])
+            return rows[rows["institution"] == first]
     return table
 
 
-def answer(
-    study: Study,
-    main: str,
-    summary: pd.DataFrame,
-    comparisons: pd.DataFrame,
-    pooled: pd.DataFrame,
-    operating: pd.DataFrame,
-    calibration: pd.DataFrame,
-    *,
-    confidence: float,
-) -> list[str]:
+def where(table: pd.DataFrame) -> str:
+    """The test set of `reference_set`, in words."""
+    row = reference_set(table).iloc[0]
+    return {
+        POOLED: ROLES[POOLED],
+        EXTERNAL: f"External institution {row['institution']}",
+        DEVELOPMENT: f"Internal test of {row['institution']}",
+    }[row["role"]]
+
+
+def answer(analysis: Analysis, study: Study) -> list[str]:
     """The headline figures, as paragraphs: the main model, then against the others."""
+    main = study.leading(analysis.models)
     return [
-        " ".join(_alone(study, main, summary, pooled, confidence)),
-        " ".join(_at_work(main, operating, calibration)),
-        " ".join(_against_others(main, summary, comparisons, confidence)),
+        " ".join(_alone(analysis, study.target, main)),
+        " ".join(_at_work(analysis, main)),
+        " ".join(_against_others(analysis, main)),
     ]
 
 
-def _alone(
-    study: Study, main: str, summary: pd.DataFrame, pooled: pd.DataFrame, confidence: float
-) -> Iterator[str]:
+def _alone(analysis: Analysis, target: str, main: str) -> Iterator[str]:
+    summary, pooled = analysis.summary, analysis.pooled
+    confidence = analysis.settings.confidence
     of_model = summary[summary["model"] == main]
     row = reference_set(of_model).iloc[0]
-    external = of_model[of_model["role"] == "external"]
+    external = of_model[of_model["role"] == EXTERNAL]
     where = f"the internal test of {row['institution']}"
-    if row["role"] == "pooled":
+    if row["role"] == POOLED:
         where = f"{len(external)} external institutions together"
-    elif row["role"] == "external":
+    elif row["role"] == EXTERNAL:
         where = f"the external institution {row['institution']}"
     counts = f"{row['n']:,} exams ({row['positives']:,} positive) of {where}"
     if pd.isna(row["auroc"]):
-        yield f"The AUROC of {main} for {study.target} is {NOT_ESTIMABLE} in {counts}."
+        yield f"The AUROC of {main} for {target} is {NOT_ESTIMABLE} in {counts}."
     else:
         yield (
-            f"In {counts}, {main} detected {study.target} with an AUROC of {row['auroc']:.3f} "
+            f"In {counts}, {main} detected {target} with an AUROC of {row['auroc']:.3f} "
             f"({100 * confidence:g} % interval {row['auroc_low']:.3f} to {row['auroc_high']:.3f})."
         )
     known = external.dropna(subset="auroc").sort_values("auroc")
-    if row["role"] == "pooled" and len(known) > 1:
+    if row["role"] == POOLED and len(known) > 1:
         low, high = known.iloc[0], known.iloc[-1]
         yield (
             f"Across institutions it was from {low['auroc']:.3f} ({low['institution']}) to "
             f"{high['auroc']:.3f} ({high['institution']})."
         )
     unknown = external[external["auroc"].isna()]
-    if row["role"] == "pooled" and len(unknown):
+    if row["role"] == POOLED and len(unknown):
         yield f"It is {NOT_ESTIMABLE} at {', '.join(unknown['institution'])}."
     of_pooled = pooled[(pooled["model"] == main) & pooled["predicted_low"].notna()]
     for _, one in of_pooled.iterrows():
@@ -135,7 +109,8 @@ def _alone(
         )
 
 
-def _at_work(main: str, operating: pd.DataFrame, calibration: pd.DataFrame) -> Iterator[str]:
+def _at_work(analysis: Analysis, main: str) -> Iterator[str]:
+    operating, calibration = analysis.operating, analysis.calibration
     rows = operating[(operating["model"] == main) & (operating["operating_point"] == YOUDEN)]
     if len(rows) and pd.notna(reference_set(rows).iloc[0]["sensitivity"]):
         row = reference_set(rows).iloc[0]
@@ -146,8 +121,8 @@ def _at_work(main: str, operating: pd.DataFrame, calibration: pd.DataFrame) -> I
         )
     rows = reference_set(calibration[calibration["model"] == main])
     by_method = {row["recalibration"]: row for _, row in rows.iterrows()}
-    if "none" in by_method and pd.notna(by_method["none"]["observed_expected"]):
-        before, after = by_method["none"], by_method.get("platt")
+    if UNCHANGED in by_method and pd.notna(by_method[UNCHANGED]["observed_expected"]):
+        before, after = by_method[UNCHANGED], by_method.get(PLATT)
         text = (
             "Positive exams were "
             f"{estimate(before, 'observed_expected', 2)} times as many as its probabilities add up "
@@ -162,14 +137,12 @@ def _at_work(main: str, operating: pd.DataFrame, calibration: pd.DataFrame) -> I
         yield f"{text}."
 
 
-def _against_others(
-    main: str, summary: pd.DataFrame, comparisons: pd.DataFrame, confidence: float
-) -> Iterator[str]:
-    alpha = 1 - confidence
+def _against_others(analysis: Analysis, main: str) -> Iterator[str]:
+    comparisons, alpha = analysis.comparisons, 1 - analysis.settings.confidence
     told, counted = [], False
-    others = [model for model in summary["model"].unique() if model != main]
+    others = [model for model in analysis.models if model != main]
     if len(others) > _TOLD:
-        aurocs = reference_set(summary).set_index("model")["auroc"]
+        aurocs = reference_set(analysis.summary).set_index("model")["auroc"]
         best = aurocs.reindex(others).nlargest(_TOLD).index
         yield f"Of {len(others)} other models the {_TOLD} with the highest AUROCs:"
         others = [model for model in others if model in best]
@@ -187,8 +160,8 @@ def _against_others(
         if row["model_a"] == other:
             difference, low, high = -difference, -high, -low
         text = f"{other} by {difference:+.3f} ({low:+.3f} to {high:+.3f}; {p_text(row['p'])}"
-        tested = rows[(rows["role"] == "external") & rows["p_holm"].notna()]
-        if row["role"] == "pooled" and len(tested):
+        tested = rows[(rows["role"] == EXTERNAL) & rows["p_holm"].notna()]
+        if row["role"] == POOLED and len(tested):
             counted = True
             sign = np.where(tested["model_a"] == main, 1, -1) * tested["difference"]
             sure = tested["p_holm"] < alpha
@@ -204,19 +177,13 @@ def _against_others(
         )
 
 
-def limits(
-    study: Study,
-    summary: pd.DataFrame,
-    own_summary: pd.DataFrame | None,
-    operating: pd.DataFrame,
-    flow: pd.DataFrame | None,
-    development: Sequence[str],
-) -> list[str]:
+def limits(analysis: Analysis, study: Study) -> list[str]:
     """What stands between these figures and a hospital, as far as the figures show it."""
+    summary, operating, development = analysis.summary, analysis.operating, analysis.development
     told = []
     if study.simulated:
         told.append(f"Simulated: {study.simulated}")
-    external = summary[summary["role"] == "external"]
+    external = summary[summary["role"] == EXTERNAL]
     sets = external if len(external) else summary
     if external.empty:
         told.append(
@@ -247,7 +214,8 @@ def limits(
             f"have (Vergouwe et al., J Clin Epidemiol 2005;58:475): positive of all exams are "
             f"{', '.join(names)}. Their intervals are wide, and calibration there is uncertain."
         )
-    if flow is not None:
+    if study.cohort is not None:
+        flow = study.cohort.flow
         unusable = int((flow["in manifest"] - flow["packed"]).sum())
         untold = int((flow["packed"] - flow["with target"]).sum())
         total = int(flow["in manifest"].sum())
@@ -257,7 +225,7 @@ def limits(
                 f"{untold:,} because {study.target} is not known; if those differ from the "
                 "others, so may the models' performance in them. Nothing was imputed."
             )
-    told += _different_exams(summary, own_summary)
+    told += _different_exams(summary, analysis.own_summary)
     if operating.empty or operating["sensitivity"].isna().all():
         told.append(
             "Without development validation exams of both classes there are no operating "
@@ -277,6 +245,13 @@ def limits(
         "Each analysis of subgroups and each comparison is one of many. Holm's correction holds "
         "over the institutions of one pair of models, not over pairs, subgroups or measures."
     )
+    missing = {"cohort": study.cohort is None, "subgroups": analysis.subgroups is None}
+    if any(missing.values()):
+        absent = " or ".join(name for name, is_missing in missing.items() if is_missing)
+        told.append(
+            f"This report has no section on {absent}: they take the manifests, and predictions "
+            "that are handed in come without."
+        )
     return told
 
 
@@ -290,7 +265,7 @@ def _different_exams(summary: pd.DataFrame, own_summary: pd.DataFrame | None) ->
                 "must not be compared. The paired comparisons are of the exams that both have."
             )
         return
-    own, common = (table[table["role"] != "pooled"] for table in (own_summary, summary))
+    own, common = (table[table["role"] != POOLED] for table in (own_summary, summary))
     of_model = own.groupby("model", sort=False)["n"].sum()
     counts = ", ".join(f"{model} {n:,}" for model, n in of_model.items())
     n = int(common.groupby("model")["n"].sum().max())
@@ -300,83 +275,66 @@ def _different_exams(summary: pd.DataFrame, own_summary: pd.DataFrame | None) ->
 
 
 def tripod_answers(
-    study: Study,
-    summary: pd.DataFrame,
-    sections: Mapping[str, str],
-    *,
-    pooled: pd.DataFrame,
-    calibration: pd.DataFrame,
-    development: Sequence[str],
-    external: Sequence[str],
+    analysis: Analysis, study: Study, titles: Mapping[str, str]
 ) -> dict[str, Answer]:
-    """Answers by item. `sections` maps those sections that the report has to their titles.
+    """Answers by item. `titles` maps those sections that the report has to their titles.
 
-    What is not estimable in `pooled` (of `pooled_aurocs`) or `calibration` (of
-    `calibration_table`) is not claimed.
+    What is not estimable is not claimed.
     """
-    titles = sections
-    institutions = f"{len(development)} development and {len(external)} external institutions"
-    models = ", ".join(summary["model"].unique())
-    answers: dict[str, Answer] = {
-        "12e": Answer(
-            titles["results"],
-            "AUROC, average precision, measures at operating points, calibration, net benefit; "
-            "paired comparisons with Holm's correction",
-        ),
-        "23a": Answer(titles["results"], "tables and figures with intervals"),
-        "26": Answer(titles["limits"], "those that the figures show", complete=False),
-        "4": Answer(
-            titles["question"],
-            f"{'development and ' if study.protocol else ''}evaluation of {models}",
-            complete=False,
-        ),
-        "1": Answer(titles["question"], f"outcome: {study.target}", complete=False),
-        "6a": Answer(titles["protocol"], institutions, complete=False),
-        "21": Answer(titles["results"], "exams and positive ones of each institution and split"),
-    }
+    answers: dict[str, Answer] = {}
+
+    def add(item: str, section: str, text: str) -> None:
+        answers[item] = Answer(titles[section], text)
+
+    def partly(item: str, section: str, text: str) -> None:
+        answers[item] = Answer(titles[section], text, complete=False)
+
+    measures = "AUROC, average precision, measures at operating points, calibration, net benefit"
+    add("12e", "results", f"{measures}; paired comparisons with Holm's correction")
+    add("23a", "results", "tables and figures with intervals")
+    add("21", "results", "exams and positive ones of each institution and split")
+    partly("26", "limits", "those that the figures show")
+    developed = "development and " if study.protocol else ""
+    partly("4", "question", f"{developed}evaluation of {', '.join(analysis.models)}")
+    partly("1", "question", f"outcome: {study.target}")
+    counts = f"{len(analysis.development)} development and {len(analysis.external)} external"
+    partly("6a", "protocol", f"{counts} institutions")
+    pooled = analysis.pooled
     if pooled["auroc"].notna().any():
-        text = "random-effects meta-analysis of the institutions' AUROCs"
-        answers["12d"] = Answer(titles["results"], text)
-        interval = " and prediction interval" if pooled["predicted_low"].notna().any() else ""
-        answers["23b"] = Answer(titles["results"], f"I squared, tau squared{interval}")
+        add("12d", "results", "random-effects meta-analysis of the institutions' AUROCs")
+        predicted = " and prediction interval" if pooled["predicted_low"].notna().any() else ""
+        add("23b", "results", f"I squared, tau squared{predicted}")
     if study.rule:
-        answers["8a"] = Answer(titles["question"], study.rule, complete=False)
+        partly("8a", "question", study.rule)
     if study.preprocessing:
         text = "; ".join(f"{name}: {told}" for name, told in study.preprocessing.items())
-        answers["7"] = Answer(titles["protocol"], f"the same for all patients: {text}")
-        answers["12b"] = Answer(titles["protocol"], text)
-        answers["9b"] = Answer(titles["protocol"], f"inputs: {text}", complete=False)
+        add("7", "protocol", f"the same for all patients: {text}")
+        add("12b", "protocol", text)
+        partly("9b", "protocol", f"inputs: {text}")
     if study.protocol:
-        answers |= {
-            "12a": Answer(titles["protocol"], "who was trained on, validated on and tested on"),
-            "12g": Answer(titles["repeat"], "code at the commit that is named"),
-        }
-    if study.protocol and "operating" in titles:
-        text = "a probability; thresholds from development data"
-        answers["15"] = Answer(titles["operating"], text)
+        add("12a", "protocol", "who was trained on, validated on and tested on")
+        add("12g", "repeat", "code at the commit that is named")
+        applied = "applied by python -m experiments.predict"
+        partly("22", "repeat", f"checkpoints on the launch's runs, {applied}")
+        if "operating" in titles:
+            add("15", "operating", "a probability; thresholds from development data")
     if study.models:
-        text = "kinds of model; settings in config.yaml of the run"
-        answers["12c"] = Answer(titles["question"], text, complete=False)
+        partly("12c", "question", "kinds of model; settings in config.yaml of the run")
     if study.commit:
-        answers["18f"] = Answer(titles["repeat"], f"commit {study.commit}", complete=False)
-    if study.protocol:
-        text = "checkpoints on the launch's runs, applied by python -m experiments.predict"
-        answers["22"] = Answer(titles["repeat"], text, complete=False)
-    after = calibration[calibration["recalibration"] != "none"]
+        partly("18f", "repeat", f"commit {study.commit}")
+    calibration = analysis.calibration
+    after = calibration[calibration["recalibration"] != UNCHANGED]
     if "calibration" in titles and after["brier"].notna().any():
         text = "Platt and isotonic recalibration on development data, before and after"
-        answers["12f"] = Answer(titles["calibration"], text)
-        answers["24"] = Answer(titles["calibration"], "performance after recalibration")
+        add("12f", "calibration", text)
+        add("24", "calibration", "performance after recalibration")
     if "subgroups" in titles:
-        text = "AUROC and calibration by subgroup, and the largest gaps"
-        answers["14"] = Answer(titles["subgroups"], text, complete=False)
+        partly("14", "subgroups", "AUROC and calibration by subgroup, and the largest gaps")
     if "cohort" in titles:
-        answers |= {
-            "5a": Answer(titles["cohort"], "exams by institution and role", complete=False),
-            "11": Answer(titles["cohort"], "complete exams only; reasons are counted"),
-            "16": Answer(titles["cohort"], "table 1, by institution and role", complete=False),
-            "20a": Answer(titles["cohort"], "flow diagram"),
-            "20b": Answer(titles["cohort"], "table 1, with missing values", complete=False),
-            "20c": Answer(titles["cohort"], "table 1: development beside external"),
-        }
+        partly("5a", "cohort", "exams by institution and role")
+        add("11", "cohort", "complete exams only; reasons are counted")
+        partly("16", "cohort", "table 1, by institution and role")
+        add("20a", "cohort", "flow diagram")
+        partly("20b", "cohort", "table 1, with missing values")
+        add("20c", "cohort", "table 1: development beside external")
     return answers

@@ -1,6 +1,6 @@
 """One look for every figure: size in millimetres, fonts, and how a model is told from another."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -10,6 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, get_font_names
+from matplotlib.lines import Line2D
+
+from experiments.evaluation.predictions import DEVELOPMENT, EXTERNAL, POOLED
 
 Line = str | tuple[float, tuple[float, ...]]  # one of matplotlib's line styles
 
@@ -43,6 +46,12 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "legend.fontsize": 7.5,
     "legend.frameon": False,
+}
+
+ROLES = {
+    DEVELOPMENT: "Internal test",
+    EXTERNAL: "External validation",
+    POOLED: "All external exams together",
 }
 
 # Okabe and Ito's colours, safe for the colour-blind, in an order whose greys differ too.
@@ -91,7 +100,8 @@ def text_width(text: str, size: float = 8.0, weight: str = "normal") -> float:
     figure = new_figure(10, 10)
     font = FontProperties(family=FONTS, size=size, weight=weight)
     drawn = figure.text(0, 0, text, fontproperties=font, parse_math=False)
-    return drawn.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width / DPI / MM
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its method without types
+    return drawn.get_window_extent(canvas.get_renderer()).width / DPI / MM
 
 
 def widest(texts: Iterable[str], size: float = 8.0) -> float:
@@ -136,3 +146,28 @@ def axes_mm(figure: Figure, left: float, bottom: float, width: float, height: fl
 def show_ticks(axes: Axes, size: float = 7.0) -> None:
     """Ticks in the style; matplotlib makes them when it draws, outside the style's context."""
     axes.tick_params(labelsize=size, labelfontfamily=FONTS, width=0.6, length=2.5, labelcolor=INK)
+
+
+def beside(plot: float, axes: Axes, mm: float, y: float, text: str, **options: Any) -> None:
+    """Text `mm` right of the left edge of axes `plot` mm wide, at the data's height `y`."""
+    across = axes.get_yaxis_transform()
+    axes.text(mm / plot, y, text, va="center", transform=across, **options)
+
+
+def rule(plot: float, axes: Axes, start: float, end: float, y: float) -> None:
+    """A line from `start` to `end` mm right of the left edge, as `beside`."""
+    axes.plot([start / plot, end / plot], [y, y], color=INK, linewidth=0.6, clip_on=False,
+              transform=axes.get_yaxis_transform())  # fmt: skip
+
+
+def legend_of_models(
+    figure: Figure, styles: Mapping[str, ModelStyle], columns: int, *others: Line2D
+) -> None:
+    """Below the title an entry a model, and then the others."""
+    width, height = figure.get_size_inches() / MM
+    models = [
+        Line2D([], [], color=look.colour, marker=look.marker, markersize=5, label=model)
+        for model, look in styles.items()
+    ]
+    figure.legend(handles=[*models, *others], loc="upper left", ncols=columns, columnspacing=1.6,
+                  bbox_to_anchor=(2 / width, 1 - 8.5 / height), handlelength=1.8)  # fmt: skip

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE
-from experiments.evaluation.predictions import POOLED
+from experiments.evaluation.predictions import ALL_EXTERNAL, DEVELOPMENT, POOLED
 from experiments.evaluation.summary import estimate_text
 from experiments.figures import style
 from experiments.figures.forest import auroc_limits
@@ -31,7 +31,7 @@ _COLUMNS = 3
 _SPACE = 0.6  # lines between subsets of different size
 _ABSENT = "#dddddd"
 _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-_KEY = "Filled: what the fusion was given. Dashed: its AUROC with the most modalities."
+_KEY = "Filled: what the fusion was given. Dashed: its AUROC with all of them."
 
 
 def subsets_figure(
@@ -48,21 +48,23 @@ def subsets_figure(
     institution; where there is one only, it has the large panel. The dashed line is the AUROC with
     the most modalities. ValueError where none of the models has external exams.
     """
-    external = summary[summary["model"].isin(modalities) & (summary["role"] != "development")]
+    external = summary[summary["model"].isin(modalities) & (summary["role"] != DEVELOPMENT)]
     if external.empty:
         raise ValueError("none of these models has external exams, which the figure shows")
     panels = {str(name): rows for name, rows in external.groupby("institution", sort=False)}
-    large = POOLED if POOLED in panels else next(iter(panels))
+    large = ALL_EXTERNAL if ALL_EXTERNAL in panels else next(iter(panels))
     small = [institution for institution in panels if institution != large]
     lines = _lines(modalities)
     content = max(lines.values()) + 0.5
     names = list(dict.fromkeys(name for model in lines for name in modalities[model]))
+    dots_width = len(names) * max(_DOTS, style.widest(names) + 2)
 
     panel_rows = math.ceil(len(small) / _COLUMNS)
-    plots = _LEFT + len(names) * _DOTS + _GAP
+    plots = _LEFT + dots_width + _GAP
     width = plots + _PLOT + _NUMBERS
     small_width = (width - plots - (_COLUMNS - 1) * _GAP - _LEFT) / _COLUMNS
-    step = _HEAD + content * _SMALL_LINE + _TICKS
+    tall = content * _SMALL_LINE
+    step = _HEAD + tall + _TICKS
     height = _TOP + content * _LINE + _AXIS + panel_rows * step + (_AXIS - _TICKS)
     with style.look():
         figure = style.new_figure(width, height)
@@ -70,12 +72,12 @@ def subsets_figure(
         figure.text(4 / width, 1 - 11.5 / height, _KEY, size=7, color=style.FAINT, va="center")
 
         bottom = height - _TOP - content * _LINE
-        dots = style.axes_mm(figure, _LEFT, bottom, len(names) * _DOTS, content * _LINE)
+        dots = style.axes_mm(figure, _LEFT, bottom, dots_width, content * _LINE)
         _draw_dots(dots, lines, modalities, names, 5.6)
         for column, name in enumerate(names):
             dots.text(column, -0.3, name, ha="center", va="bottom", weight="bold")
         axes = style.axes_mm(figure, plots, bottom, _PLOT, content * _LINE)
-        heading = "All external exams together" if large == POOLED else large
+        heading = style.ROLES[POOLED] if large == ALL_EXTERNAL else large
         _draw_panel(axes, panels[large], lines, heading, auroc_limits(panels[large]), 6.0)
         axes.set_xlabel("AUROC")
         axes.text(1 + 6 / _PLOT, -0.3, f"AUROC ({100 * confidence:g} % interval)", size=7,
@@ -89,17 +91,10 @@ def subsets_figure(
             row, column = divmod(number, _COLUMNS)
             bottom = _AXIS + (panel_rows - 1 - row) * step
             if column == 0:
-                dots = style.axes_mm(
-                    figure, _LEFT, bottom, len(names) * _DOTS, content * _SMALL_LINE
-                )
+                dots = style.axes_mm(figure, _LEFT, bottom, dots_width, tall)
                 _draw_dots(dots, lines, modalities, names, 3.6)
-            axes = style.axes_mm(
-                figure,
-                plots + column * (small_width + _GAP),
-                bottom,
-                small_width,
-                content * _SMALL_LINE,
-            )
+            left = plots + column * (small_width + _GAP)
+            axes = style.axes_mm(figure, left, bottom, small_width, tall)
             _draw_panel(axes, panels[institution], lines, institution, limits, 4.0)
             if number + _COLUMNS >= len(small):
                 axes.set_xlabel("AUROC")

@@ -1,20 +1,17 @@
 """What a report says of a study beyond its predictions, from the configuration that ran it."""
 
 import platform
-from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig
 
 from experiments.config import plain
-from experiments.figures.study_text import Study
-from experiments.stages.cohort import inputs_of
-from experiments.stages.finetune import settings_of
-from experiments.stages.folder import file_digest
+from experiments.figures.study import EXTERNAL_VALIDATION, LEAVE_SITE_OUT, Study
+from experiments.plan import Plan, rule_of
+from experiments.schema import Config
+from experiments.stages.key import file_digest
+from experiments.stages.pretrain import pretraining_class
 from experiments.tracking import Tracking
-from lightning_modules.checkpoint import CLASSIFIERS
 
 PACKAGES = (
     "torch", "lightning", "timm", "mlflow", "numpy", "pandas", "scipy", "scikit-learn",
@@ -23,9 +20,11 @@ PACKAGES = (
 
 
 def describe(
-    config: DictConfig, tracking: Tracking, simulated: str, limits: Sequence[str] = ()
+    config: Config,
+    plan: Plan | None,
+    tracking: Tracking,
 ) -> Study:
-    """The study as its report tells it; `simulated` says what is, for the banner."""
+    """The study as its report tells it; `plan` where it trains."""
     digests = {
         name.removeprefix("store_digest."): value
         for name, value in tracking.common.items()
@@ -34,70 +33,50 @@ def describe(
     digests |= {path: file_digest(Path(path)) for path in config.predictions}
     versions = {"Python": platform.python_version()}
     versions |= {package: version(package) for package in PACKAGES}
-    trained = bool(config.models)
-    return Study(
+    known = Study(
         name=config.study,
         target=config.target,
-        rule=rule_of(config),
-        protocol=(
-            "leave_site_out" if config.protocol == "leave_site_out" else "external_validation"
-        )
-        if trained
-        else "",
-        models={name: _model(config, model) for name, model in plain(config.models).items()}
-        | _fused(config),
-        main=config.fusion.name if config.fusion is not None else "",
-        fusion="" if config.fusion is None else _fusion(config),
-        splits=plain(config.splits) if trained else {},
-        preprocessing={name: _preprocessing(config, name) for name in inputs_of(config)},
-        simulated=simulated,
-        limits=limits,
         command=tracking.command,
         commit=tracking.common["mlflow.source.git.commit"],
         digests=digests,
         versions=versions,
     )
+    return known if plan is None else _trained(config, plan, known)
 
 
-def rule_of(config: DictConfig) -> str:
-    """How the target follows from measurements, in words; empty where none was read."""
-    if not config.models:
-        return ""
-    if config.target == "lvsd":
-        rule = f"LVEF below {config.lvsd.lvef_below_percent:g} %"
-        return rule + _window(config.lvsd.echo_within_days)
-    if config.target == "ph":
-        return (
-            "the manifest's column ph, or where that is empty PASP of "
-            f"{config.ph.pasp_at_least_mmhg:g} mmHg or more, or TR velocity above "
-            f"{config.ph.tr_velocity_above_m_s:g} m/s" + _window(config.ph.echo_within_days)
-        )
-    return f"the manifest's column {config.target}"
+def _trained(config: Config, plan: Plan, known: Study) -> Study:
+    fusion = config.fusion
+    return replace(
+        known,
+        rule=rule_of(config),
+        protocol=LEAVE_SITE_OUT if config.protocol == LEAVE_SITE_OUT else EXTERNAL_VALIDATION,
+        models={name: _model(plan, name) for name in plan.models.models} | _fused(config),
+        main="" if fusion is None else fusion.name,
+        fusion=""
+        if fusion is None
+        else (
+            "The fusion learned from outputs that were cross-fitted by patient in "
+            f"{fusion.folds} folds: preprocessing, pretraining, weights and epoch of the "
+            "submodels that scored a training patient came from other patients."
+        ),
+        splits=plain(config.splits),
+        preprocessing={name: input.describe() for name, input in plan.question.inputs.items()},
+    )
 
 
-def _window(days: float | None) -> str:
-    return "" if days is None else f", echocardiogram within {days:g} days of the exam"
+def _model(plan: Plan, name: str) -> str:
+    models, model = plan.models, plan.models.models[name]
+    if model.network is None:
+        return model.kind.described(plan.question.inputs[model.reads].label, model.recipe)
+    origin = "from published weights" if model.pretrained else "from scratch"
+    if models.starts_from_pretraining(model):
+        kind = pretraining_class(models.pretraining or {})
+        origin = f"pretrained as {kind.name} on the development institutions' exams"
+    frozen = ", encoder frozen" if model.recipe.get("frozen_encoder") else ""
+    return f"{model.network['name']}, {origin}{frozen}"
 
 
-def _model(config: DictConfig, model: dict[str, Any]) -> str:
-    kind = CLASSIFIERS[model["classifier"]]
-    if kind.input == "bnp":
-        blood = [config.bnp.marker, *["age"] * config.bnp.age, *["sex"] * config.bnp.sex]
-        return (
-            f"logistic regression on log {', '.join(blood)}, ridge penalty {config.bnp.penalty:g}"
-        )
-    network = model["network"]["name"]
-    if not model["pretrained"]:
-        origin = "from scratch"
-    elif kind.input == "ecg":
-        origin = "pretrained as a masked autoencoder on the development institutions' ECGs"
-    else:
-        origin = "from ImageNet weights"
-    frozen = ", encoder frozen" if settings_of(config, model).get("frozen_encoder") else ""
-    return f"{network}, {origin}{frozen}"
-
-
-def _fused(config: DictConfig) -> dict[str, str]:
+def _fused(config: Config) -> dict[str, str]:
     if config.fusion is None:
         return {}
     names = ", ".join(config.models)
@@ -107,33 +86,3 @@ def _fused(config: DictConfig) -> dict[str, str]:
         "logistic_stacking": "logistic regression on the logits and on which of them are there",
         "best_submodel": "the submodel, of those whose input is there, best in validation",
     }
-
-
-def _fusion(config: DictConfig) -> str:
-    return (
-        "The fusion learned from outputs that were cross-fitted by patient in "
-        f"{config.fusion.folds} folds: preprocessing, pretraining, weights and epoch of the "
-        "submodels that scored a training patient came from other patients."
-    )
-
-
-def _preprocessing(config: DictConfig, name: str) -> str:
-    if name == "cxr":
-        size = config.cxr.size
-        return f"film padded to a square of {size} x {size} pixels, standardised film by film"
-    if name == "bnp":
-        return (
-            f"natural logarithm of {config.bnp.marker}, standardised on development training exams"
-        )
-    ecg = config.ecg
-    bands = {"high_pass_hz": "high-pass", "low_pass_hz": "low-pass"}
-    filters = [f"{word} {ecg[key]:g} Hz" for key, word in bands.items() if ecg[key] is not None]
-    scale = {
-        "development": "each lead divided by its deviation over development training exams",
-        "exam": "each exam divided by its own deviation",
-        "none": "in millivolts",
-    }[ecg.normalisation]
-    return (
-        f"12 leads x {ecg.seconds} s at {ecg.sampling_rate_hz} Hz; "
-        f"{', '.join(filters) or 'no filter'} (zero-phase Butterworth); {scale}"
-    )

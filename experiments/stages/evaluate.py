@@ -1,81 +1,125 @@
 """Predictions of a trained model on exams that it never saw."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from omegaconf import DictConfig
+from numpy.typing import NDArray
 
-from datamodules.inputs import PREPROCESSING
+from datamodules.inputs.input import Input
 from datamodules.institution import ExamDataModule
-from experiments.console import say
-from experiments.processes import is_first_process
-from experiments.stages.cohort import Site
-from experiments.stages.folder import StageFolder, file_digest
+from experiments.evaluation.predictions import COLUMNS, EXAM_KEYS
+from experiments.stages.exams import Exams, Site
+from experiments.stages.stage import Lab, Place, Record, Stage, run_stage
 from experiments.stages.training import data_module, tester
 from lightning_modules.checkpoint import load_classifier
+from lightning_modules.classifier import TaskModule
+from lightning_modules.target import resolve
 
-COLUMNS = ["institution", "split", "patient_id", "exam_id", "target", "logit", "probability"]
+TABLE = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Evaluate(Stage):
+    """The predictions table of a checkpoint, with its own input.
+
+    `made_by`, the key of the stage that trained it, stands for the code that it passes through.
+    """
+
+    kind: ClassVar[str] = "evaluate"
+    tracked: ClassVar[bool] = False
+
+    checkpoint: Path
+    made_by: str
+    development: Exams
+    external: Exams
+    model: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}: predictions"
+
+    def make(self, place: Place) -> Record:
+        module = load_classifier(self.checkpoint, place.lab.allowed)
+        data = data_module(
+            place.lab,
+            input_of(module),
+            self.development,
+            self.external,
+            batch_size=place.lab.batch,
+            labelled=True,
+        )
+        predictions = predict(tester(place, f"evaluate {self.model}"), module, data)
+        if place.lab.processes.first:
+            predictions.to_parquet(place.path / TABLE, index=False)
+        return {"exams": len(predictions)}
 
 
 def evaluate(
-    config: DictConfig,
     name: str,
     checkpoint: Path,
+    made_by: str,
+    reads: str,
     development: Sequence[Site],
     external: Sequence[Site],
+    lab: Lab,
 ) -> pd.DataFrame:
-    """The predictions table of a checkpoint, with its own preprocessing; reused if made before.
+    """The predictions table of the model `name`; reused if made before.
 
     Rows are the labelled validation and internal-test exams of the development institutions and
     every labelled exam of the external ones, each once, in the order of their manifests.
     """
-    folder = StageFolder(
-        Path(config.cache) / "stages",
-        "evaluate",
-        {
-            "checkpoint": file_digest(checkpoint),
-            "data": [
-                [(site.name, site.digest) for site in sites] for sites in (development, external)
-            ],
-        },
+    made = run_stage(
+        Evaluate(
+            checkpoint,
+            made_by,
+            Exams(tuple(development), reads, with_target=True),
+            Exams(tuple(external), reads, with_target=True),
+            name,
+        ),
+        lab,
+        None,
     )
-    table = folder.path / "predictions.parquet"
-    if folder.record is not None:
-        say(f"{name}: predictions reused")
-        return pd.read_parquet(table).assign(model=name)[["model", *COLUMNS]]
-    module = load_classifier(checkpoint)
-    data = data_module(
-        config,
-        development,
-        external,
-        preprocessing=PREPROCESSING[module.input].from_dict(module.hparams["preprocessing"]),
-        batch_size=config.trainer.test_batch_size,
-        labelled=True,
-    )
-    predictions = predict(tester(config, folder.path, f"evaluate {name}"), module, data)
-    if is_first_process():
-        folder.path.mkdir(parents=True, exist_ok=True)
-        predictions.to_parquet(table, index=False)
-        folder.finish({"exams": len(predictions)})
-    return predictions.assign(model=name)[["model", *COLUMNS]]
+    return pd.read_parquet(made.path / TABLE).assign(model=name)[list(COLUMNS)]
 
 
-def predict(predictor: L.Trainer, module: L.LightningModule, data: ExamDataModule) -> pd.DataFrame:
+def input_of(module: TaskModule) -> Input:
+    """The input that a model was trained on, as its checkpoint holds it."""
+    values = dict(module.hparams["input"])
+    kind = resolve(values.pop("_target_"))
+    if not (isinstance(kind, type) and issubclass(kind, Input)):
+        raise ValueError(f"its input is a {kind.__name__}, and no Input")
+    return kind.from_dict(values)
+
+
+def predict(predictor: L.Trainer, module: TaskModule, data: ExamDataModule) -> pd.DataFrame:
     """Every exam of `data.predict_dataloader()` once, whatever the number of processes."""
+    exam, outputs = outputs_of(predictor, module, data)
+    exams = data.exams.iloc[exam].reset_index(drop=True)
+    rows = module.task.rows(exams[[*EXAM_KEYS, *data.targets]], outputs)
+    return rows[[column for column in COLUMNS if column != "model"]]
+
+
+def outputs_of(
+    predictor: L.Trainer, module: TaskModule, data: ExamDataModule
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Exams' places in `data.exams` [n], in order, and the model's outputs [n, outputs]."""
     batches: list[dict[str, torch.Tensor]] = predictor.predict(module, data) or []  # type: ignore[assignment]
     mine = {
-        key: torch.cat([batch[key].cpu() for batch in batches]).numpy() if batches else np.empty(0)
-        for key in ("exam", "logit")
+        "exam": np.empty(0, np.int64),
+        "outputs": np.empty((0, module.task.outputs), np.float32),
     }
+    if batches:
+        mine = {key: torch.cat([batch[key].cpu() for batch in batches]).numpy() for key in mine}
     parts = [mine] * predictor.world_size
     if predictor.world_size > 1:  # of this Trainer: a launch of several processes has others too
         torch.distributed.all_gather_object(parts, mine)
     exam = np.concatenate([part["exam"] for part in parts]).astype(np.int64)
-    logit = np.concatenate([part["logit"] for part in parts]).astype(np.float64)
+    outputs = np.concatenate([part["outputs"] for part in parts]).astype(np.float64)
     order = np.argsort(exam)
-    rows = data.exams.iloc[exam[order]].reset_index(drop=True)
-    return rows.assign(logit=logit[order], probability=1 / (1 + np.exp(-logit[order])))[COLUMNS]
+    return exam[order], outputs[order]

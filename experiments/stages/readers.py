@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig
 
 from experiments.config import plain
 from experiments.evaluation.mrmc import sample_size
+from experiments.evaluation.predictions import VAL
 from experiments.evaluation.reader_study import ReaderStudy, analyse, results_table
 from experiments.evaluation.simulated_readers import (
     ReaderPopulation,
@@ -17,7 +18,6 @@ from experiments.evaluation.simulated_readers import (
     trust_reaching,
 )
 from experiments.evaluation.summary import markdown_table
-from experiments.evaluation.threshold import youden_threshold
 from experiments.figures.html import (
     Block,
     Facts,
@@ -35,10 +35,12 @@ from experiments.figures.readers_report import (
     reader_limits,
     size_of,
 )
-from experiments.stages.describe import describe
-from experiments.stages.folder import file_digest
-from experiments.stages.report import Outcome
+from experiments.figures.study import Study
+from experiments.schema import Readers, SimulatedReaders
+from experiments.stages.key import file_digest
+from experiments.stages.report import Asked, Outcome
 from experiments.tracking import Tracking
+from lightning_modules.tasks.decision import youden_threshold
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,20 @@ class JudgedReaders:
 
 
 def simulate_readers(
-    config: DictConfig, predictions: pd.DataFrame
+    settings: SimulatedReaders, predictions: pd.DataFrame, seed: int
 ) -> tuple[pd.DataFrame, SimulatedTruth]:
-    """Readings of simulated readers who are shown the fusion's probabilities, and their truth."""
-    settings = config.readers.simulated
-    model = predictions[predictions["model"] == config.fusion.name]
-    validation = model[model["split"] == "val"]
-    drawn = {
+    """Readings of simulated readers who are shown a model's probabilities, and their truth."""
+    validation = predictions[predictions["split"] == VAL]
+    drawn: dict[str, Any] = {
         "cases": settings.cases,
         "prevalence": settings.prevalence,
         "threshold": youden_threshold(validation["target"], validation["probability"]),
-        "seed": config.seed,
+        "seed": seed,
     }
     population = ReaderPopulation(trust=0.0, **plain(settings.population))
-    trust = trust_reaching(model, population, settings.accuracy_with, **drawn)
+    trust = trust_reaching(predictions, population, settings.accuracy_with, **drawn)
     return simulate_readings(
-        model,
+        predictions,
         replace(population, trust=trust),
         readers=settings.readers,
         answers=settings.answers,
@@ -81,7 +81,8 @@ def simulate_readers(
 
 
 def judge_readers(
-    config: DictConfig,
+    wanted: Readers,
+    asked: Asked,
     readings: pd.DataFrame,
     truth: SimulatedTruth | None,
     tracking: Tracking,
@@ -93,8 +94,8 @@ def judge_readers(
     """
     simulated = truth is not None
     folder = "readers_simulated" if simulated else "readers"
-    confidence = config.statistics.confidence
-    study = analyse(readings, threshold=config.readers.threshold, confidence=confidence)
+    confidence = asked.settings.confidence
+    study = analyse(readings, threshold=wanted.threshold, confidence=confidence)
     table = results_table(study)
     tables = {
         "readings": readings,
@@ -104,7 +105,7 @@ def judge_readers(
         "gee": study.gee,
         "results": table,
     }
-    plan = _plan(config, study)
+    plan = _plan(wanted, study, confidence)
     if plan is not None:
         tables["sample_size"] = plan.table
     recovery = None
@@ -115,8 +116,8 @@ def judge_readers(
         tracking.table(run, values, f"{folder}/{name}.csv")
     results = reader_blocks(
         study,
-        target=config.target,
-        threshold=config.readers.threshold,
+        target=asked.target,
+        threshold=wanted.threshold,
         confidence=confidence,
         plan=plan,
         recovery=recovery,
@@ -143,21 +144,25 @@ def judge_readers(
 
 
 def report_readers(
-    config: DictConfig, judged: JudgedReaders, tracking: Tracking, run: str | None
+    wanted: Readers,
+    table: Path,
+    known: Study,
+    judged: JudgedReaders,
+    tracking: Tracking,
+    run: str | None,
 ) -> None:
-    """Leave report.html of a table of readings that was handed in on `run`, beside it its tables
+    """Leave report.html of a `table` of readings that was handed in on `run`, beside it its tables
     (`tables/`)."""
     if run is None:
         return
-    known = describe(config, tracking, "")
-    size, table = size_of(judged.study), Path(config.readers.table)
+    size = size_of(judged.study)
     asked = {
         "Question": "Are readers more accurate with the model's help?",
         "Study": known.name,
         "Target": known.target,
         "Readings": f"{table.name}, kept as readers/readings.csv of the run",
         "Readers and cases": size,
-        "A yes": f"a reading of {config.readers.threshold:g} or more",
+        "A yes": f"a reading of {wanted.threshold:g} or more",
     }
     repeat = {"Command": known.command, "Commit": known.commit, "Seed": "none: nothing is drawn"}
     repeat[f"SHA-256 of {table.name}"] = file_digest(table)
@@ -179,9 +184,8 @@ def report_readers(
             tracking.text(run, text, f"tables/{name}")
 
 
-def _plan(config: DictConfig, study: ReaderStudy) -> Plan | None:
+def _plan(wanted: Readers, study: ReaderStudy, confidence: float) -> Plan | None:
     """The next study's sample sizes, where the accuracy's variance components are estimable."""
-    wanted = config.readers
     if "accuracy" not in study.components:
         return None
     table = sample_size(
@@ -189,7 +193,7 @@ def _plan(config: DictConfig, study: ReaderStudy) -> Plan | None:
         study.components["accuracy"],
         readers=wanted.planned,
         wanted_power=wanted.wanted_power,
-        alpha=1 - config.statistics.confidence,
+        alpha=1 - confidence,
         max_cases=wanted.max_cases,
     )
     return Plan(wanted.wanted_gain, wanted.wanted_power, wanted.max_cases, table)

@@ -2,23 +2,21 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig
 
 from experiments.console import say
+from experiments.evaluation.analysis import Aurocs, Settings, analyse, aurocs
 from experiments.evaluation.auroc import NOT_ESTIMABLE
-from experiments.evaluation.comparison import (
-    common_exams,
-    comparable,
-    compare,
-    comparison_table,
-    comparisons_json,
+from experiments.evaluation.comparison import common_exams, comparison_table, comparisons_json
+from experiments.evaluation.predictions import (
+    ALL_EXTERNAL,
+    DEVELOPMENT,
+    EXTERNAL,
+    check_predictions,
 )
-from experiments.evaluation.predictions import POOLED, check_predictions
 from experiments.evaluation.summary import (
     markdown_table,
     results_table,
@@ -26,9 +24,11 @@ from experiments.evaluation.summary import (
     summary_json,
 )
 from experiments.figures.html import Block
-from experiments.figures.study import Cohort, Pretraining, Settings, Subsets, build
-from experiments.stages.cohort import Roles, Site
-from experiments.stages.describe import describe
+from experiments.figures.report import build
+from experiments.figures.study import LEAVE_SITE_OUT, Cohort, Pretraining, Study, Subsets
+from experiments.schema import Config
+from experiments.stages.cohort import Roles
+from experiments.stages.exams import Site
 from experiments.stages.fuse import SUBSET
 from experiments.stages.pretrain import Pretrained
 from experiments.tracking import Tracking
@@ -39,6 +39,48 @@ CEILING = (
 )
 
 METRICS = {"auroc": "auroc", "auroc_low": "auroc_low", "auroc_high": "auroc_high", "n": "exams"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What predictions are judged for: the target, and the statistics' settings.
+
+    models, fusion: the study's own, if it trained some, and how they are put together, if they are.
+    by_fold: whether exams were scored by another model in each fold. simulated: whether the cohort
+    is.
+    """
+
+    target: str
+    settings: Settings
+    models: tuple[str, ...] = ()
+    fusion: str = ""
+    by_fold: bool = False
+    simulated: bool = False
+
+    @staticmethod
+    def by(config: Config) -> "Asked":
+        """By a launch's configuration."""
+        statistics = config.statistics
+        low, high, step = statistics.decision_thresholds
+        return Asked(
+            config.target,
+            Settings(
+                confidence=statistics.confidence,
+                resamples=statistics.report_resamples,
+                auroc_resamples=statistics.resamples,
+                seed=config.seed,
+                sensitivity=statistics.sensitivity,
+                partial_auroc_from=statistics.partial_auroc_from,
+                age_edges=tuple(statistics.age_edges),
+                decision_thresholds=np.arange(low, high + step / 2, step).tolist(),
+                subgroups=tuple(statistics.subgroups),
+            ),
+            tuple(config.models),
+            "" if config.fusion is None else config.fusion.name,
+            config.protocol == LEAVE_SITE_OUT,
+            bool(config.models) and config.cohort.source == "simulated",
+        )
+
 
 # Model -> institution -> the best possible AUROC, known in a simulation.
 Ceilings = Mapping[str, Mapping[str, float]]
@@ -70,7 +112,7 @@ class Results:
 
         def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
             table = pd.concat(tables, ignore_index=True)
-            return table[table["split"] == "external"]
+            return table[table["split"] == EXTERNAL]
 
         subsets = [results.subsets for results in several if results.subsets is not None]
         return Results(
@@ -81,23 +123,20 @@ class Results:
 
 @dataclass(frozen=True)
 class Judged:
-    """What `judge` computed, for the terminal and for `report`; see `build`. `simulated` says what
-    is, for the banner.
+    """What `judge` found, for the terminal and for `report`. `simulated` says what is, for the
+    banner.
     """
 
     outcome: Outcome
     simulated: str
-    tested: pd.DataFrame
-    summary: pd.DataFrame
-    own_summary: pd.DataFrame | None
-    comparisons: pd.DataFrame
+    aurocs: Aurocs
     subsets: Subsets | None
     cohort: Cohort | None
     ceilings: Ceilings | None
 
 
 def judge(
-    config: DictConfig,
+    asked: Asked,
     results: Results,
     sites: Mapping[str, Site],
     roles: Roles | None,
@@ -111,50 +150,41 @@ def judge(
     those that all have, one test set for all; each model on all its exams stands beside it, and in
     summary.json. `roles` say who was trained on.
     """
-    predictions = results.predictions
-    check_predictions(predictions, "this launch's predictions")
-    statistics = config.statistics
-    settings: dict[str, Any] = {
-        "confidence": statistics.confidence,
-        "resamples": statistics.resamples,
-        "seed": config.seed,
-    }
+    predictions = check_predictions(
+        results.predictions, "this launch's predictions", label=asked.target
+    )
+    settings = asked.settings
+    confidence = settings.confidence
     tracking.table(run, predictions, "predictions.parquet")
-    summary = summarise(predictions, **settings)
-    tracking.text(run, json.dumps(summary_json(summary), indent=2), "summary.json")
-    heading = f"AUROC for {config.target} ({statistics.confidence:.0%} interval)"
-    simulated = _what_is_simulated(config, ceilings)
-    fused = results.subsets is not None and not results.subsets.empty
-    tested = _tested(results, whole=False) if fused else comparable(predictions)
-    shown, table, tables = summary, results_table(summary, ceilings), {}
-    own_summary = subsets = None
-    if fused or len(tested) < len(predictions):
-        own_summary, shown = summary, summarise(tested, **settings)
-        own = results_table(summary, None)
-        table = _with_every_institution(results_table(shown, ceilings), own)
+    heading = f"AUROC for {asked.target} ({confidence:.0%} interval)"
+    simulated = _what_is_simulated(asked, ceilings)
+    subsets = _subsets(asked, results.subsets, tracking, run)
+    found = aurocs(predictions, settings, common=subsets is not None)
+    table, tables = results_table(found.summary, ceilings), {}
+    if found.own_summary is not None:
+        own = results_table(found.own_summary, None)
+        table = _with_every_institution(table, own)
         tables = {f"{heading}, each model on all its exams": own}
-        tracking.text(run, json.dumps(summary_json(shown), indent=2), "common/summary.json")
+        tracking.text(run, json.dumps(summary_json(found.summary), indent=2), "common/summary.json")
         tracking.table(run, own, "results_own_exams.csv")
         heading += ", exams that all models have"
-    if results.subsets is not None and fused:
-        subsets = _subsets(results.subsets, settings, tracking, run)
-        of_subsets = f"{config.fusion.name} with each subset of its inputs, exams with all of them"
+    if subsets is not None:
+        of_subsets = f"{asked.fusion} with each subset of its inputs, exams with all of them"
         tables[of_subsets] = results_table(subsets.summary, None)
     tables = {heading: table, **tables}
+    summary = found.summary if found.own_summary is None else found.own_summary
+    tracking.text(run, json.dumps(summary_json(summary), indent=2), "summary.json")
     tracking.table(run, table, "results.csv")
-    comparisons = compare(tested if fused else predictions, **settings)
+    comparisons = found.comparisons
     tracking.text(run, json.dumps(comparisons_json(comparisons), indent=2), "comparisons.json")
     tracking.table(run, comparison_table(comparisons), "comparisons.csv")
     _log_metrics(summary, ceilings, tracking, run)
-    tracking.tags(run, {"mlflow.note.content": _note(config, tables, simulated)})
-    shown_table = table if config.fusion is None else _narrow(config, table)
+    tracking.tags(run, {"mlflow.note.content": _note(asked, tables, simulated)})
+    shown_table = _narrow(asked, table) if asked.fusion else table
     return Judged(
         Outcome(heading, shown_table, simulated),
         simulated,
-        tested,
-        shown,
-        own_summary,
-        comparisons,
+        found,
         subsets,
         _cohort(sites, roles, tracking, run) if sites else None,
         ceilings,
@@ -162,7 +192,8 @@ def judge(
 
 
 def report(
-    config: DictConfig,
+    asked: Asked,
+    known: Study,
     judged: Judged,
     tracking: Tracking,
     run: str | None,
@@ -173,29 +204,30 @@ def report(
 ) -> None:
     """Leave report.html on `run`, beside it its tables (`tables/`) and figures (`figures/`).
 
-    `folds` are those of a leave-site-out study; `pretrained` what its models started from, by the
-    institution held out ("" where there is one set of models); `readers` the section on a reader
-    study.
+    `known` is what the configuration tells of the study. `folds` are those of a leave-site-out
+    study; `pretrained` what its models started from, by the institution held out ("" where there is
+    one set of models); `readers` the section on a reader study.
     """
     if run is None:
         return
     say("report: figures and tables")
     pretrained = pretrained or {}
-    plateaus = [of.plateau_text(held_out) for held_out, of in pretrained.items() if of.plateau]
-    evidence = build(
-        judged.tested,
-        summary=judged.summary,
-        comparisons=judged.comparisons,
-        study=describe(config, tracking, judged.simulated, plateaus),
-        settings=_settings(config),
+    failed = [of.limit(held_out) for held_out, of in pretrained.items() if of.verdict.failed]
+    tables = [of_fold.predictions for of_fold in folds]
+    if judged.subsets is not None:
+        tables = [common_exams(table, table["model"].unique().tolist()) for table in tables]
+    exams = None if judged.cohort is None else judged.cohort.exams
+    study = replace(
+        known,
+        simulated=judged.simulated,
+        limits=failed,
         cohort=judged.cohort,
         ceilings=judged.ceilings,
-        own_summary=judged.own_summary,
         subsets=judged.subsets,
-        folds=[_tested(of_fold, whole=judged.subsets is None) for of_fold in folds],
-        pretraining=_pretraining(config, pretrained),
+        pretraining=_pretraining(pretrained),
         readers=readers,
     )
+    evidence = build(analyse(judged.aurocs, asked.settings, exams=exams, folds=tables), study)
     tracking.text(run, evidence.html, "report.html")
     for name, text in evidence.tables.items():
         tracking.text(run, text, f"tables/{name}")
@@ -220,51 +252,33 @@ def _log_metrics(
         tracking.metrics(run, {f"ceiling/auroc/{k}/{model}": v for k, v in of_model.items()})
 
 
-def _pretraining(config: DictConfig, pretrained: Mapping[str, Pretrained]) -> Pretraining | None:
-    """What the pretrainings learned, and an exam that the first of them reconstructed."""
+def _pretraining(pretrained: Mapping[str, Pretrained]) -> Pretraining | None:
+    """What the pretrainings learned, and an exam that the first of them was shown."""
     if not pretrained:
         return None
     rows = [
         {
             "held out": held_out,
-            "ECGs": of.ecgs,
-            "explained_variance": of.explained_variance,
-            "least_squares": of.least_squares,
+            "exams": of.exams,
+            **{column: of.metrics[name] for name, (column, _) in of.kind.numbers.items()},
         }
         for held_out, of in pretrained.items()
     ]
     first, of = next(iter(pretrained.items()))
-    title = f"{config.network.name} · a validation exam"
-    figure = of.figure(f"{title} · held out: {first}" if first else title)
-    return Pretraining(pd.DataFrame(rows), figure)
+    title = f"{of.network} · a validation exam"
+    return Pretraining(
+        pd.DataFrame(rows),
+        dict(of.kind.numbers.values()),
+        of.kind.summary([each.metrics for each in pretrained.values()]),
+        of.figure(f"{title} · held out: {first}" if first else title),
+        of.kind.example_caption,
+    )
 
 
-def _tested(results: Results, *, whole: bool) -> pd.DataFrame:
-    """All predictions, or those on exams that every model has."""
-    table = results.predictions
-    return table if whole else common_exams(table, table["model"].unique().tolist())
-
-
-def _what_is_simulated(config: DictConfig, ceilings: Ceilings | None) -> str:
-    if not config.models or config.cohort.source != "simulated":
+def _what_is_simulated(asked: Asked, ceilings: Ceilings | None) -> str:
+    if not asked.simulated:
         return ""
     return SIMULATED if ceilings is None else f"{SIMULATED} {CEILING}"
-
-
-def _settings(config: DictConfig) -> Settings:
-    statistics = config.statistics
-    low, high, step = statistics.decision_thresholds
-    return Settings(
-        confidence=statistics.confidence,
-        resamples=statistics.report_resamples,
-        auroc_resamples=statistics.resamples,
-        seed=config.seed,
-        sensitivity=statistics.sensitivity,
-        partial_auroc_from=statistics.partial_auroc_from,
-        age_edges=tuple(statistics.age_edges),
-        decision_thresholds=np.arange(low, high + step / 2, step).tolist(),
-        subgroups=tuple(statistics.subgroups),
-    )
 
 
 def _cohort(
@@ -278,22 +292,28 @@ def _cohort(
     tables = []
     for name, site in sites.items():
         if roles is not None and name in roles.development:
-            tables.append(site.exams.assign(role="development"))
+            tables.append(site.exams.assign(role=DEVELOPMENT))
         else:
-            tables.append(site.exams.assign(role="external", split="external"))
+            tables.append(site.exams.assign(role=EXTERNAL, split=EXTERNAL))
     return Cohort(pd.concat(tables, ignore_index=True), flow, left_out)
 
 
 def _subsets(
-    predictions: pd.DataFrame, settings: Mapping[str, Any], tracking: Tracking, run: str | None
-) -> Subsets:
-    """The fusion with each subset of its inputs: predictions, summary and table on `run`."""
-    check_predictions(predictions, "this launch's predictions with subsets of the inputs")
-    summary = summarise(predictions, **settings)
-    tracking.table(run, predictions, "subsets/predictions.parquet")
+    asked: Asked,
+    predictions: pd.DataFrame | None,
+    tracking: Tracking,
+    run: str | None,
+) -> Subsets | None:
+    """The fusion with each subset of its inputs, if any: predictions and tables on `run`."""
+    if predictions is None or predictions.empty:
+        return None
+    source = "this launch's predictions with subsets of the inputs"
+    checked = check_predictions(predictions, source, label=asked.target)
+    summary = summarise(checked, **asked.settings.of_aurocs)
+    tracking.table(run, checked, "subsets/predictions.parquet")
     tracking.text(run, json.dumps(summary_json(summary), indent=2), "subsets/summary.json")
     tracking.table(run, results_table(summary, None), "subsets/results.csv")
-    names = predictions["model"].unique()
+    names = checked["model"].unique()
     return Subsets(summary, {name: tuple(name.split(SUBSET)) for name in names})
 
 
@@ -308,20 +328,21 @@ def _with_every_institution(table: pd.DataFrame, own: pd.DataFrame) -> pd.DataFr
     return everything.sort_values("institution", key=lambda names: names.map(order))
 
 
-def _narrow(config: DictConfig, table: pd.DataFrame) -> pd.DataFrame:
+def _narrow(asked: Asked, table: pd.DataFrame) -> pd.DataFrame:
     """The fusion beside its submodels, and its ceiling: what fits a terminal."""
-    ours = [*config.models, config.fusion.name]
+    ours = [*asked.models, asked.fusion]
     columns = ["institution", "role", "exams", "prevalence", *ours, f"ceiling ({ours[-1]})"]
     return table[[column for column in columns if column in table]]
 
 
-def _note(config: DictConfig, tables: Mapping[str, pd.DataFrame], simulated: str) -> str:
+def _note(asked: Asked, tables: Mapping[str, pd.DataFrame], simulated: str) -> str:
     """The text that the MLflow UI shows first on a run."""
     note = "".join(
         f"### {heading}\n\n{markdown_table(table)}\n\n" for heading, table in tables.items()
     )
-    if config.protocol == "leave_site_out":
-        note += f"*{POOLED}* puts together exams that were scored by another model in each fold.\n"
+    if asked.by_fold:
+        note += f"*{ALL_EXTERNAL}* puts together exams that were scored by another model in each "
+        note += "fold.\n"
     if simulated:
         note += f"\n{simulated}\n"
     return note + (

@@ -1,44 +1,388 @@
-"""All of a study's models, trained on one set of development institutions."""
+"""A study's models: how each is trained on one set of development institutions."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
-from omegaconf import DictConfig
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from numpy.typing import NDArray
 
-from datamodules.institution import Fitted
-from experiments.stages.cohort import Site
-from experiments.stages.finetune import Trained, finetune
-from experiments.stages.logistic import fit_logistic
-from experiments.stages.preprocess import fit_preprocessing
-from experiments.stages.pretrain import Pretrained, pretrain
-from experiments.tracking import MODEL_TAG, Tracking
-from lightning_modules.checkpoint import CLASSIFIERS
+from datamodules.errors import InputError
+from datamodules.inputs.input import Fitted, Input
+from datamodules.institution import ExamDataModule
+from experiments.console import StageBar
+from experiments.evaluation.predictions import TRAIN, VAL
+from experiments.stages.evaluate import predict
+from experiments.stages.exams import Exams, Site
+from experiments.stages.fit_input import fit_input
+from experiments.stages.key import key_of
+from experiments.stages.pretrain import Pretrain, Pretrained, pretrain, pretraining_class
+from experiments.stages.stage import Lab, Place, Record, Stage, run_stage
+from experiments.stages.training import (
+    RESUME_POINT,
+    Compute,
+    data_module,
+    resume_point,
+    schedule,
+    seed_after,
+    table_trainer,
+    tester,
+    trainer,
+)
+from experiments.tracking import MODEL_TAG
+from lightning_modules.classifier import Blueprint, Classifier, TaskModule
+from lightning_modules.networks.network import load_published_weights
+from lightning_modules.pretraining.pretraining import Pretraining
+from lightning_modules.target import name_of
+from lightning_modules.tasks.task import Task
 
 
-def train_models(
-    config: DictConfig,
-    models: Mapping[str, Any],
-    development: Sequence[Site],
-    tracking: Tracking,
-    run: str | None,
-) -> dict[str, Trained]:
-    """Fit preprocessing, pretrain where a model asks for it, and train: all on `development`."""
-    fitted: dict[str, Fitted] = {}
+@dataclass(frozen=True)
+class Model:
+    """One of a study's models, as it is configured.
+
+    `kind` is its class, `reads` the name of its input. `network`: class, settings and
+    layer_decay (None for a model without one). `recipe`: how it is trained. `pretrained`: whether
+    it starts from the study's pretraining, or else from the network's published weights.
+    """
+
+    kind: type[TaskModule]
+    reads: str
+    network: Mapping[str, Any] | None
+    recipe: Mapping[str, Any]
+    pretrained: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: its checkpoint, the key of the stage that made it, the MLflow run that shows
+    it (None: not known here), and the pretraining that it started from, if any.
+    """
+
+    checkpoint: Path
+    reads: str
+    key: str
+    run: str | None
     pretrained: Pretrained | None = None
-    trained = {}
-    for name, model in models.items():
-        input = CLASSIFIERS[model["classifier"]].input
-        if input not in fitted:
-            fitted[input] = fit_preprocessing(config, input, development)
-        of_input = fitted[input]
-        if input == "bnp":
-            trained[name] = fit_logistic(config, name, model, development, of_input, tracking, run)
-            continue
-        start = None
-        if input == "ecg" and model["pretrained"]:
-            pretrained = pretrained or pretrain(config, development, of_input, tracking, run)
-            start = pretrained
-        trained[name] = finetune(config, name, model, development, of_input, start, tracking, run)
-    # By these, `experiments.predict` finds a launch's models.
-    tracking.tags(run, {f"{MODEL_TAG}{name}": str(of.run) for name, of in trained.items()})
-    return trained
+
+
+@dataclass(frozen=True)
+class Train(Stage):
+    """A model, trained on the development institutions' labelled exams.
+
+    The checkpoint is of the epoch with the best validation metric, and holds network, input and the
+    operating thresholds chosen on validation exams.
+    """
+
+    kind: ClassVar[str] = "train"
+
+    model_name: str
+    model: Model
+    task: Task
+    fitted: Fitted
+    exams: Exams
+    start: Path | None  # a pretraining's checkpoint
+    start_kind: type[Pretraining] | None
+    seed: int
+    compute: Compute
+
+    @property
+    def name(self) -> str:
+        return self.model_name
+
+    @property
+    def sites(self) -> str:
+        return ", ".join(site.name for site in self.exams.sites)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {"model": self.name, "development": self.sites}
+
+    def told(self, record: Record) -> str:
+        return told(self.task, record)
+
+    def data(self, place: Place, batch_size: int) -> ExamDataModule:
+        return data_module(
+            place.lab,
+            self.fitted.input,
+            self.exams,
+            batch_size=batch_size,
+            labelled=True,
+            seed=self.seed,
+            augmentation=self.fitted.input.augmentation(self.model.recipe.get("augmentation", {})),
+        )
+
+    def module(
+        self,
+        targets: NDArray[np.float64],
+        processes: int = 1,
+        about: Mapping[str, Any] | None = None,
+    ) -> TaskModule:
+        """The model, new, to train on `targets`. ValueError where its sizes don't fit."""
+        recipe, input = self.model.recipe, self.fitted.input
+        blueprint = Blueprint(
+            reads=self.model.reads,
+            input={"_target_": name_of(type(input)), **input.as_dict()},
+            shape=input.shape,
+            task={"_target_": name_of(type(self.task)), **self.task.as_dict()},
+            weights=self.task.weights(targets, balance=recipe.get("balance_classes", False)),
+            network=self.model.network,
+            recipe=recipe,
+            effective_batch=recipe.get("batch_size", 0) * processes,
+            about=about,
+        )
+        return self.model.kind.build(blueprint)
+
+    def about(self, data: ExamDataModule) -> dict[str, Any]:
+        """What a checkpoint tells of its making: whom it was trained on, and what they looked
+        like."""
+        trained_on = data.exams.iloc[data.chosen(TRAIN)]
+        return {
+            "name": self.name,
+            "target": ", ".join(self.task.labels),
+            "institutions": sorted(set(trained_on["institution"])),
+            "exams": len(trained_on),
+            "ranges": {quantity: list(limits) for quantity, limits in self.fitted.ranges.items()},
+        }
+
+    def finished(
+        self,
+        place: Place,
+        fit: L.Trainer,
+        tested: L.Trainer,
+        module: TaskModule,
+        data: ExamDataModule,
+    ) -> Record:
+        """Choose the thresholds, and keep the checkpoint."""
+        predictions = predict(tested, module, data)
+        validation = predictions[predictions["split"] == VAL]
+        if not np.isfinite(predictions["logit"]).all():
+            raise InputError(
+                f"{self.name}: training diverged, its outputs are no numbers. Lower its "
+                "base_learning_rate, or set its gradient_clip=1.0. "
+                f"Remove {place.path} to begin anew."
+            )
+        thresholds = chosen_thresholds(self.task, validation)
+        module.set_threshold(thresholds)
+        fit.save_checkpoint(place.checkpoint, weights_only=True)
+        best = self.task.score(validation)
+        return {
+            "labels": len(data.train_targets),
+            "validated": best,
+            "thresholds": thresholds,
+            "metrics": {f"{self.task.monitored}_best": best, **named(self.task, thresholds)},
+            "files": {place.checkpoint.name: "checkpoint"},
+        }
+
+
+@dataclass(frozen=True)
+class Finetune(Train):
+    """A model trained step by step, by gradients of batches."""
+
+    kind: ClassVar[str] = "finetune"
+
+    @property
+    def title(self) -> str:
+        name = "" if self.model.network is None else f" {self.model.network['name']}"
+        origin = "published weights" if self.model.pretrained else "scratch"
+        if self.start_kind is not None:
+            origin = self.start_kind.word
+        return f"finetune{name} from {origin} · {self.name}"
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return {"network": self.model.network or {}, **self.model.recipe}
+
+    def make(self, place: Place) -> Record:
+        recipe = self.model.recipe
+        L.seed_everything(self.seed, verbose=False)
+        data = self.data(place, recipe["batch_size"])
+        best = ModelCheckpoint(
+            dirpath=place.path,
+            filename="best",
+            monitor=self.task.monitored,
+            mode="max",
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+        # Few labels make short epochs; each of them is validated.
+        a_step = recipe["batch_size"] * self.compute.processes
+        epoch = math.ceil(len(data.train_targets) / a_step)
+        interval = min(recipe["validate_every_steps"], epoch)
+        fit = trainer(
+            place,
+            self.compute,
+            [
+                StageBar(self.name, dict(self.task.shown)),
+                best,
+                EarlyStopping(self.task.monitored, mode="max", patience=recipe["patience"]),
+                resume_point(place.path),
+            ],
+            logger=place.lab.tracking.logger(place.run),
+            **schedule({**recipe, "validate_every_steps": interval}),
+        )
+        module = self.module(data.train_targets, fit.world_size, self.about(data))
+        self.begin(module)
+        cut = seed_after(self.seed, fit, place.path / RESUME_POINT)
+        fit.fit(module, data, ckpt_path=cut, weights_only=True)
+        if best.best_model_path:
+            chosen = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+            module.load_state_dict(chosen["state_dict"])
+        return self.finished(place, fit, tester(place, f"threshold {self.name}"), module, data)
+
+    def begin(self, module: TaskModule) -> None:
+        """Give the network the weights that it starts from; InputError where they don't fit."""
+        if self.start is not None and self.start_kind is not None:
+            kept = torch.load(self.start, map_location="cpu", weights_only=True)
+            encoder = self.start_kind.encoder(kept["state_dict"], module.network)
+            try:
+                cast(Classifier, module).load_encoder(encoder)
+            except ValueError as error:
+                raise InputError(
+                    f"{self.name}: {error}. Pretrain the network it is to start from."
+                ) from None
+        elif self.model.pretrained:
+            load_published_weights(module.network)
+
+
+@dataclass(frozen=True)
+class FitWhole(Train):
+    """A model of a few coefficients, fitted on all training exams at once, to convergence."""
+
+    kind: ClassVar[str] = "fit"
+    alone: ClassVar[bool] = True
+
+    @property
+    def title(self) -> str:
+        return f"fit {self.model.kind.__name__} · {self.name}"
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return self.model.recipe
+
+    def make(self, place: Place) -> Record:
+        data = self.data(place, sum(len(site.exams) for site in self.exams.sites))
+        module = self.module(data.train_targets, about=self.about(data))
+        fit = table_trainer(
+            place.path,
+            [],
+            precision="64-true",
+            max_epochs=1,
+            logger=place.lab.tracking.logger(place.run),
+        )
+        fit.fit(module, data)
+        record = self.finished(place, fit, fit, module, data)
+        record["metrics"] |= module.described_by(list(self.fitted.input.reads))
+        return record
+
+
+@dataclass(frozen=True)
+class Models:
+    """A study's models and all that they come from: unfitted inputs, the task, how a network is
+    pretrained (`pretraining`, None: none is), the seed and what computes."""
+
+    task: Task
+    inputs: Mapping[str, Input]
+    models: Mapping[str, Model]
+    pretraining: Mapping[str, Any] | None
+    seed: int
+    compute: Compute
+
+    def train(self, development: Sequence[Site], lab: Lab, run: str | None) -> dict[str, Trained]:
+        """Fit inputs, pretrain where a model asks for it, and train: all on `development`."""
+        fitted: dict[str, Fitted] = {}
+        pretrained: dict[str, Pretrained] = {}  # several models may start from one
+        trained = {}
+        for name, model in self.models.items():
+            if model.reads not in fitted:
+                exams = Exams(tuple(development), model.reads)
+                fitted[model.reads] = fit_input(self.inputs[model.reads], exams, lab)
+            start = None
+            if self.starts_from_pretraining(model):
+                stage = self.pretrain_stage(model, fitted[model.reads], development)
+                key = key_of(stage)
+                if key not in pretrained:
+                    pretrained[key] = pretrain(stage, lab, run)
+                start = pretrained[key]
+            made = run_stage(
+                self.stage(name, model, fitted[model.reads], development, start), lab, run
+            )
+            trained[name] = Trained(made.checkpoint, model.reads, made.path.name, made.run, start)
+        # By these, `experiments.predict` finds a launch's models.
+        lab.tracking.tags(run, {f"{MODEL_TAG}{name}": str(of.run) for name, of in trained.items()})
+        return trained
+
+    def stage(
+        self,
+        name: str,
+        model: Model,
+        fitted: Fitted,
+        development: Sequence[Site],
+        start: Pretrained | None = None,
+    ) -> Train:
+        """The stage that trains a model."""
+        network = model.network and {**model.network, "shape": fitted.input.shape}
+        kind = FitWhole if model.kind.whole else Finetune
+        return kind(
+            name,
+            replace(model, network=network),
+            self.task,
+            fitted,
+            Exams(tuple(development), model.reads, with_target=True),
+            None if start is None else start.checkpoint,
+            None if start is None else start.kind,
+            self.seed,
+            self.compute,
+        )
+
+    def starts_from_pretraining(self, model: Model) -> bool:
+        """Whether a model starts from the study's pretraining."""
+        return (
+            model.pretrained
+            and self.pretraining is not None
+            and self.pretraining["input"] == model.reads
+        )
+
+    def pretrain_stage(self, model: Model, fitted: Fitted, development: Sequence[Site]) -> Pretrain:
+        """The stage that pretrains a model's network."""
+        assert self.pretraining is not None
+        assert model.network is not None
+        kind = pretraining_class(self.pretraining)
+        return Pretrain(
+            self.pretraining,
+            model.network["name"],
+            kind.of_network({**model.network, "shape": fitted.input.shape}),
+            fitted,
+            Exams(tuple(development), model.reads),
+            self.seed,
+            self.compute,
+        )
+
+
+def chosen_thresholds(task: Task, validation: Any) -> list[float]:
+    """The task's operating thresholds; InputError where validation exams allow none."""
+    try:
+        return task.thresholds(validation)
+    except ValueError as error:
+        raise InputError(f"{', '.join(task.labels)}: {error}") from None
+
+
+def named(task: Task, thresholds: Sequence[float]) -> dict[str, float]:
+    """Thresholds as metrics of a run: `threshold`, or by label where there are several."""
+    if len(task.labels) == 1:
+        return {"threshold": thresholds[0]}
+    return {f"threshold/{label}": of for label, of in zip(task.labels, thresholds, strict=True)}
+
+
+def told(task: Task, record: Record) -> str:
+    """A training's outcome in a few words."""
+    thresholds = ", ".join(f"{threshold:.3f}" for threshold in record["thresholds"])
+    return (
+        f"{record['labels']} labelled exams, {task.shown[task.monitored]} "
+        f"{record['validated']:.3f}, threshold {thresholds}"
+    )

@@ -1,84 +1,116 @@
-"""What pretraining and fine-tuning share: the Trainer, the DataModule, and resuming."""
+"""What stages that train or predict share: the Trainer, the DataModule, seeds and resuming."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
 
 from datamodules.errors import InputError
-from datamodules.inputs import Preprocessing
+from datamodules.inputs.input import Augmentation, Input
 from datamodules.institution import InstitutionDataModule, Loading
 from datamodules.multisite import MultiSiteDataModule
-from datamodules.transforms import CXRAugmentation, ECGAugmentation
-from experiments.config import plain
 from experiments.console import StageBar
-from experiments.stages.cohort import Site
-from experiments.stages.folder import StageFolder
-from experiments.tracking import Tracking
+from experiments.stages.exams import Exams
+from experiments.stages.stage import Lab, Place
 
 RESUME_POINT = "last.ckpt"
 # Settings under `trainer` that are not Lightning's.
 OURS = ("loading_workers", "test_batch_size")
+# Lightning's that say where a training runs and what it tells, and not what comes of it.
+MACHINERY = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "log_every_n_steps",
+)
 OWN_WAYS: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "enable_progress_bar": False,
     "enable_model_summary": False,
     "enable_autolog_hparams": False,
 }
-AUGMENTATIONS: dict[str, Any] = {"ecg": ECGAugmentation, "cxr": CXRAugmentation}
+# Odd, so that each rank and each step has a seed of its own among 2^32.
+PER_RANK, PER_STEP = 0x9E3779B1, 0x85EBCA77
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What of a Trainer changes a result: how many processes train, and in what precision.
+
+    `options`: Lightning's own, beside the machinery.
+    """
+
+    processes: int = 1
+    precision: str = "32-true"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(trainer: Mapping[str, Any]) -> "Compute":
+        """Of Lightning's settings; InputError for a Trainer that can't be."""
+        try:
+            made = L.Trainer(**trainer, logger=False, enable_checkpointing=False)
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, KeyError) as error:
+            raise InputError(f"trainer: Lightning refuses these settings: {error}") from None
+        others = {k: v for k, v in trainer.items() if k not in (*MACHINERY, "precision")}
+        return Compute(made.world_size, str(trainer["precision"]), others)
 
 
 def data_module(
-    config: DictConfig,
-    development: Sequence[Site],
-    external: Sequence[Site],
+    lab: Lab,
+    input: Input,
+    development: Exams,
+    external: Exams | None = None,
     *,
-    preprocessing: Preprocessing,
     batch_size: int,
     labelled: bool,
-    augmentation: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    augmentation: Augmentation | None = None,
 ) -> MultiSiteDataModule:
-    """The cohort's exams that have the input of `preprocessing`, as batches."""
-    input = preprocessing.input
-    augment = AUGMENTATIONS[input](**augmentation) if augmentation else None
+    """The exams as batches of the input that they are given for."""
 
-    def institution(site: Site) -> InstitutionDataModule:
-        return InstitutionDataModule(
-            site.name,
-            site.exams_with(input),
-            site.stores.get(input),
-            preprocessing=preprocessing,
-            augmentation=augment,
-            loading=Loading(batch_size, config.trainer.loading_workers, config.seed),
-            labelled=labelled,
-        )
-
-    def having(sites: Sequence[Site]) -> list[InstitutionDataModule]:
-        return [institution(site) for site in sites if len(site.exams_with(input))]
+    def having(exams: Exams | None) -> list[InstitutionDataModule]:
+        if exams is None:
+            return []
+        return [
+            InstitutionDataModule(
+                site.name,
+                with_input,
+                site.stores.get(exams.reads),
+                reads=exams.reads,
+                input=input,
+                augmentation=augmentation,
+                loading=Loading(batch_size, lab.loading_workers, seed),
+                labelled=labelled,
+            )
+            for site in exams.sites
+            if len(with_input := site.exams_with(exams.reads))
+        ]
 
     return MultiSiteDataModule(development=having(development), external=having(external))
 
 
 def trainer(
-    config: DictConfig,
-    folder: Path,
+    place: Place,
+    compute: Compute,
     callbacks: Sequence[Callback],
     *,
     matmul_precision: str = "high",
     **settings: Any,
 ) -> L.Trainer:
     """Lightning's Trainer with the person's settings and ours for a stage."""
+    machinery = {k: v for k, v in place.lab.trainer.items() if k in MACHINERY}
+    given = {"precision": compute.precision, **compute.options, **machinery}
     made = L.Trainer(
-        **{**_lightnings(config), **OWN_WAYS, **settings},
+        **{**given, **OWN_WAYS, **settings},
         callbacks=list(callbacks),
-        default_root_dir=folder,
+        default_root_dir=place.path,
         use_distributed_sampler=False,  # the DataModule's samplers know their rank
     )
     torch.set_float32_matmul_precision(matmul_precision)
@@ -90,43 +122,41 @@ def trainer(
     return made
 
 
-def tester(config: DictConfig, folder: Path, description: str) -> L.Trainer:
+def tester(place: Place, description: str) -> L.Trainer:
     """A Trainer for predictions: in full float32, so that they are the same on every device."""
     return trainer(
-        config,
-        folder,
-        [StageBar(description)],
-        matmul_precision="highest",
-        precision="32-true",
-        logger=False,
+        place, Compute(), [StageBar(description)], matmul_precision="highest", logger=False
     )
 
 
-def table_trainer(folder: Path, callbacks: Sequence[Callback], **settings: Any) -> L.Trainer:
+def table_trainer(path: Path, callbacks: Sequence[Callback], **settings: Any) -> L.Trainer:
     """A Trainer for models of a table's few columns: one process on the CPU is all they need."""
     return L.Trainer(
         accelerator="cpu",
         devices=1,
         enable_checkpointing=False,
-        default_root_dir=folder,
+        default_root_dir=path,
         callbacks=list(callbacks),
         **{**OWN_WAYS, **settings},
     )
 
 
-def seed_after(config: DictConfig, trainer: L.Trainer, cut: Path) -> Path | None:
+def seed_after(seed: int, trainer: L.Trainer, cut: Path) -> Path | None:
     """Seed what is random while training, for each process, and on from a cut; the cut if any."""
     step = (
         torch.load(cut, map_location="cpu", weights_only=True)["global_step"] if cut.exists() else 0
     )
-    L.seed_everything(config.seed + 1000 * trainer.global_rank + step, verbose=False)
+    L.seed_everything(seed_of(seed, trainer.global_rank, step), verbose=False)
     return cut if cut.exists() else None
+
+
+def seed_of(seed: int, rank: int, step: int) -> int:
+    """The seed of a process that starts at a step: `seed` itself for the first one at the start."""
+    return (seed + PER_RANK * rank + PER_STEP * step) % 2**32
 
 
 def schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage's settings ask of the Trainer. Validations come every so many steps."""
-    if settings["max_steps"] < 1 and settings["max_epochs"] < 1:
-        raise InputError("Give max_steps or max_epochs: without either, training never ends.")
     return {
         "max_epochs": settings["max_epochs"],
         "max_steps": settings["max_steps"],
@@ -150,55 +180,3 @@ def resume_point(folder: Path) -> ModelCheckpoint:
         save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
-
-
-def what_matters(config: DictConfig) -> dict[str, Any]:
-    """What of the Trainer changes a result, for a stage's key: processes and precision.
-
-    Raises InputError for a Trainer that can't be.
-    """
-    try:
-        made = L.Trainer(**_lightnings(config), logger=False, enable_checkpointing=False)
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise InputError(f"trainer: Lightning refuses these settings: {error}") from None
-    return {"processes": made.world_size, "precision": str(config.trainer.precision)}
-
-
-def _lightnings(config: DictConfig) -> dict[str, Any]:
-    return {key: value for key, value in plain(config.trainer).items() if key not in OURS}
-
-
-@contextmanager
-def stage_run(
-    tracking: Tracking,
-    folder: StageFolder,
-    name: str,
-    *,
-    parent: str | None,
-    tags: Mapping[str, str],
-    params: Mapping[str, Any],
-    part: str = "run",
-) -> Iterator[str | None]:
-    """A stage's MLflow run, or that of a `part`; one that was cut goes on in the run it began."""
-    begun = folder.read(f"{part}.json")
-    resume = begun.get("run") if begun.get("uri") == tracking.uri else None
-    if resume is not None and tracking.enabled and not tracking.exists(resume):
-        resume = None
-    with tracking.run(name, parent=parent, tags=tags, resume=resume) as run:
-        if run is not None:
-            tracking.tags(run, {"mlflow.parentRunId": str(parent)})
-            folder.write(f"{part}.json", {"run": run, "uri": tracking.uri})
-            if resume is None:
-                tracking.params(run, flat(params))
-        yield run
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, as MLflow shows parameters."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result.update(flat(value, f"{prefix}{key}."))
-        else:
-            result[f"{prefix}{key}"] = value
-    return result

@@ -18,6 +18,7 @@ class ModalityDropout(nn.Module):
         self.probability = probability
 
     def forward(self, logits: Tensor) -> Tensor:
+        """(B, M) -> (B, M); as they are outside training."""
         if not self.training:
             return logits
         draw = torch.rand_like(logits).masked_fill(logits.isnan(), -1.0)
@@ -60,7 +61,9 @@ class FusionNetwork(nn.Module):
         )
 
     def forward(self, logits: Tensor) -> Tensor:
+        """Submodels' logits (B, M), NaN where missing -> logits (B, 1)."""
         logits = self.modality_dropout(logits)
         present = ~logits.isnan()
         scores = torch.where(present, (logits - self.mean) / self.deviation, 0.0)
-        return self.layers(torch.cat([scores, present.to(scores.dtype)], dim=1))
+        fused: Tensor = self.layers(torch.cat([scores, present.to(scores.dtype)], dim=1))
+        return fused

@@ -20,7 +20,7 @@ def least_squares_reconstruction(
     identity = torch.eye(leads, device=ecg.device, dtype=covariance.dtype)
     system = covariance * seen[..., :, None] * seen[..., None, :]
     system = system + torch.diag_embed(1 - seen) + 1e-6 * covariance.trace() / leads * identity
-    weights = torch.linalg.solve(system, seen[..., None] * covariance)  # (B, C, L, L)
+    weights: Tensor = torch.linalg.solve(system, seen[..., None] * covariance)  # (B, C, L, L)
     signal = ecg.to(covariance.dtype).view(batch, leads, columns, -1).transpose(1, 2)
     predicted = weights.transpose(-1, -2) @ (seen[..., None] * signal)  # (B, C, L, patch)
     return predicted.transpose(1, 2).reshape(batch, leads, samples).to(ecg.dtype)

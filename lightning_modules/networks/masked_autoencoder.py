@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.masking import mask_of
 from lightning_modules.networks.vit import (
+    ViT,
     patchify,
     position_embedding,
     unpatchify,
-    vision_transformer,
 )
 
 
@@ -38,9 +38,7 @@ class MaskedAutoencoderNetwork(nn.Module):
         self.columns = samples // patch_samples
         self.patches = leads * self.columns
         self.normalise_targets = normalise_targets
-        self.encoder = vision_transformer(
-            leads=leads, samples=samples, patch_samples=patch_samples, **encoder
-        )
+        self.encoder = ViT(leads=leads, samples=samples, patch_samples=patch_samples, **encoder)
         width = decoder["width"]
         self.decoder_embed = nn.Linear(encoder["width"], width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
@@ -64,7 +62,8 @@ class MaskedAutoencoderNetwork(nn.Module):
         tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[2]))
         assert vit.cls_token is not None
         tokens = torch.cat([vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        return vit.norm(vit.blocks(tokens))
+        latent: Tensor = vit.norm(vit.blocks(tokens))
+        return latent
 
     def decode(self, latent: Tensor, visible: Tensor) -> Tensor:
         """Latents (B, 1 + V, width) -> predicted patches (B, N, patch)."""
@@ -73,7 +72,8 @@ class MaskedAutoencoderNetwork(nn.Module):
         tokens = self.mask_token.to(seen.dtype).expand(len(seen), self.patches, -1)
         tokens = tokens.scatter(1, visible[..., None].expand_as(seen), seen)
         tokens = torch.cat([class_token, tokens + self.decoder_position], dim=1)
-        return self.decoder_head(self.decoder_norm(self.decoder_blocks(tokens)))[:, 1:]
+        patches: Tensor = self.decoder_head(self.decoder_norm(self.decoder_blocks(tokens)))
+        return patches[:, 1:]
 
     def forward(self, ecg: Tensor, visible: Tensor) -> Tensor:
         """Predicted patches (B, N, patch), in the units of the targets."""

@@ -29,14 +29,18 @@ class ResidualBlock(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.convolutions(x) + self.shortcut(x))
+        """(B, channels, samples) -> (B, width, samples / stride, rounded up)."""
+        out: Tensor = self.activation(self.convolutions(x) + self.shortcut(x))
+        return out
 
 
 class ResNet1d(nn.Module):
-    """ECG (B, leads, samples) -> logits (B, outputs).
+    """ECG (B, leads, samples), preprocessed -> logits (B, outputs).
 
-    `widths` gives the channels of each stage, `blocks` the residual blocks a stage; every stage
-    halves time. Raises ValueError for an even kernel, which would shift the signal.
+    `widths` gives the channels of each stage, `blocks` the residual blocks a stage, `kernel` the
+    length of the filters in samples, `dropout` the share of activations hidden in training. The
+    stem and every stage halve time. Raises ValueError for an even kernel, which would shift the
+    signal.
     """
 
     def __init__(
@@ -69,11 +73,14 @@ class ResNet1d(nn.Module):
 
     def forward_features(self, ecg: Tensor) -> Tensor:
         """(B, leads, samples) -> features averaged over time (B, widths[-1])."""
-        return self.stages(self.stem(ecg)).mean(2)
+        features: Tensor = self.stages(self.stem(ecg)).mean(2)
+        return features
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Features (B, widths[-1]) -> logits (B, outputs)."""
-        return self.head(features)
+        logits: Tensor = self.head(features)
+        return logits
 
     def forward(self, ecg: Tensor) -> Tensor:
+        """(B, leads, samples) -> logits (B, outputs)."""
         return self.forward_head(self.forward_features(ecg))

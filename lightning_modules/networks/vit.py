@@ -37,7 +37,8 @@ class LeadPatchEmbed(nn.Module):
                 f"the network takes (leads, samples) {tuple(self.img_size)}, "
                 f"not {tuple(ecg.shape[1:])}"
             )
-        return self.proj(patchify(ecg, self.patch_samples))
+        tokens: Tensor = self.proj(patchify(ecg, self.patch_samples))
+        return tokens
 
 
 def patchify(ecg: Tensor, patch_samples: int) -> Tensor:
@@ -71,42 +72,44 @@ def position_embedding(leads: int, columns: int, width: int) -> Tensor:
     return torch.cat([lead, time], dim=2).reshape(1, leads * columns, width)
 
 
-def vision_transformer(
-    *,
-    leads: int,
-    samples: int,
-    patch_samples: int,
-    width: int,
-    depth: int,
-    heads: int,
-    outputs: int = 0,
-    pooling: str = "class_token",
-    drop_path: float = 0.0,
-) -> VisionTransformer:
-    """A Vision Transformer for (B, leads, samples), with `outputs` logits (0: features only).
+class ViT(VisionTransformer):
+    """A Vision Transformer for (B, leads, samples), with `outputs` numbers (0: features only).
 
     `pooling` is "mean" (over patches, as MAE fine-tunes) or "class_token".
     Raises ValueError where the sizes do not fit.
     """
-    if samples % patch_samples:
-        raise ValueError(f"{samples} samples are not a whole number of {patch_samples}-patches")
-    if width % heads:
-        raise ValueError(f"a width of {width} does not divide into {heads} heads")
-    if pooling not in POOLING:
-        raise ValueError(f"pooling {pooling!r} is not one of {', '.join(POOLING)}")
-    network = VisionTransformer(
-        img_size=(leads, samples),
-        patch_size=(1, patch_samples),
-        in_chans=1,
-        num_classes=outputs,
-        global_pool=POOLING[pooling],  # type: ignore[arg-type]
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        no_embed_class=True,
-        drop_path_rate=drop_path,
-        weight_init="jax",
-        embed_layer=LeadPatchEmbed,
-    )
-    network.pos_embed = nn.Parameter(position_embedding(leads, samples // patch_samples, width))
-    return network
+
+    def __init__(
+        self,
+        *,
+        leads: int,
+        samples: int,
+        patch_samples: int,
+        width: int,
+        depth: int,
+        heads: int,
+        outputs: int = 0,
+        pooling: str = "class_token",
+        drop_path: float = 0.0,
+    ) -> None:
+        if samples % patch_samples:
+            raise ValueError(f"{samples} samples are not a whole number of {patch_samples}-patches")
+        if width % heads:
+            raise ValueError(f"a width of {width} does not divide into {heads} heads")
+        if pooling not in POOLING:
+            raise ValueError(f"pooling {pooling!r} is not one of {', '.join(POOLING)}")
+        super().__init__(
+            img_size=(leads, samples),
+            patch_size=(1, patch_samples),
+            in_chans=1,
+            num_classes=outputs,
+            global_pool=POOLING[pooling],  # type: ignore[arg-type]
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            no_embed_class=True,
+            drop_path_rate=drop_path,
+            weight_init="jax",
+            embed_layer=LeadPatchEmbed,
+        )
+        self.pos_embed = nn.Parameter(position_embedding(leads, samples // patch_samples, width))

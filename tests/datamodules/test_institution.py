@@ -1,3 +1,5 @@
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,25 +10,20 @@ import pytest
 import torch
 import wfdb
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from datamodules.errors import InputError
-from datamodules.image_store import pack_images
-from datamodules.inputs import millivolts
-from datamodules.institution import InstitutionDataModule, Loading
+from datamodules.inputs.blood import Blood
+from datamodules.inputs.cxr import CXR, CXRAugmentation
+from datamodules.inputs.ecg import ECG, ECGAugmentation, millivolts
+from datamodules.institution import InstitutionDataModule, Loading, _as_read
 from datamodules.multisite import MultiSiteDataModule
 from datamodules.recordings import LEADS, RecordingLimits
 from datamodules.splits import assign_splits
 from datamodules.store import pack
-from datamodules.transforms import (
-    BNPPreprocessing,
-    CXRAugmentation,
-    CXRPreprocessing,
-    ECGAugmentation,
-    ECGPreprocessing,
-)
 
 LIMITS = RecordingLimits(10, 60, 100, 4000)
-RAW = ECGPreprocessing(100, 10, None, None, 2, "none")
+RAW = ECG(100, 10, None, None, 2, "none", statistics_exams=10_000, limits=LIMITS)
 
 
 def site(
@@ -61,14 +58,15 @@ def site(
             }
         )
     table = pd.DataFrame(rows)
-    store = pack(table, root, root / "store", limits=LIMITS, workers=1, on_error="fail")
+    store = pack(RAW.contents, table, root, root / "store", workers=1, on_error="fail")
     table = table.assign(
         split=assign_splits(table["patient_id"], {"train": 0.5, "val": 0.25, "test": 0.25}, 0),
         row=store.rows_of(table["exam_id"]),
-        waveform=store.index["waveform"].to_numpy(),
+        values=store.index["values"].to_numpy(),
     )
     given = {
-        "preprocessing": RAW,
+        "reads": "ecg",
+        "input": RAW,
         "augmentation": None,
         "loading": Loading(batch_size=4, workers=0, seed=0),
         "labelled": True,
@@ -85,9 +83,11 @@ def test_a_batch_of_several_rates_is_each_exams_own_ecg(tmp_path: Path) -> None:
     batch = data.on_after_batch_transfer(data.dataset.__getitems__([0, 5, 7, 11]), 0)
     assert batch["ecg"].shape == (4, 12, 1000)
     assert set(batch) == {"ecg", "target", "exam", "institution"}
+    assert batch["target"].shape == (4, 1)
     for place, exam in enumerate([0, 5, 7, 11]):
         record = wfdb.rdrecord(str(tmp_path / "mixed" / f"mixed{exam}"))
-        alone = RAW(torch.tensor(record.p_signal.T[None], dtype=torch.float32), record.fs)
+        own = torch.tensor(record.p_signal.T[None], dtype=torch.float32)
+        alone = RAW.filter_and_resample(own, record.fs)
         torch.testing.assert_close(batch["ecg"][place], alone[0], atol=1e-4, rtol=1e-4)
 
 
@@ -156,10 +156,11 @@ def test_augmentation_is_for_training_only(tmp_path: Path) -> None:
 
 
 def test_statistics_are_those_of_the_training_exams(tmp_path: Path) -> None:
-    unfitted = ECGPreprocessing(100, 10, 0.5, 40, 2, "development")
-    data = site(tmp_path, "alpha", 24, labelled=False, preprocessing=unfitted)
-    of_training = data.fit_statistics(10_000)
-    fitted, covariance = of_training.preprocessing, of_training.lead_covariance
+    unfitted = replace(RAW, high_pass_hz=0.5, low_pass_hz=40, normalisation="development")
+    data = site(tmp_path, "alpha", 24, labelled=False, input=unfitted)
+    of_training = data.fit_input()
+    fitted, covariance = of_training.input, of_training.statistics["lead_covariance"]
+    assert isinstance(fitted, ECG)
     ecgs = []
     for exam in data.chosen("train"):
         ((rate, (_, samples, units, base)),) = data.dataset[exam]["recorded"].items()
@@ -167,7 +168,7 @@ def test_statistics_are_those_of_the_training_exams(tmp_path: Path) -> None:
     flat = torch.cat(ecgs).transpose(1, 2).reshape(-1, 12).double().numpy()
     np.testing.assert_allclose(fitted.mean, flat.mean(0), atol=1e-4)
     np.testing.assert_allclose(fitted.deviation, flat.std(0), rtol=1e-3)
-    np.testing.assert_allclose(covariance.numpy(), np.corrcoef(flat.T), atol=2e-3)
+    np.testing.assert_allclose(covariance, np.corrcoef(flat.T), atol=2e-3)
     deviations = [ecg.double().numpy().std(ddof=1) for ecg in ecgs]
     assert of_training.ranges["ECG sampling rate (Hz)"] == (500, 500)
     assert of_training.ranges["ECG amplitude (mV)"] == pytest.approx(
@@ -189,7 +190,8 @@ def blood(name: str = "alpha", **settings: Any) -> InstitutionDataModule:
         }
     )
     given = {
-        "preprocessing": BNPPreprocessing("bnp_pg_ml", age=True, sex=False),
+        "reads": "bnp",
+        "input": Blood("bnp_pg_ml", age=True, sex=False),
         "augmentation": None,
         "loading": Loading(batch_size=6, workers=0, seed=0),
         "labelled": True,
@@ -198,9 +200,9 @@ def blood(name: str = "alpha", **settings: Any) -> InstitutionDataModule:
 
 
 def test_blood_is_standardised_by_training_exams() -> None:
-    fitted = blood().fit_statistics(10_000)
-    assert fitted.ranges["bnp_pg_ml"] == pytest.approx((1, np.e**2))
-    data = blood(preprocessing=fitted.preprocessing)
+    fitted = blood().fit_input()
+    assert fitted.ranges == {"BNP (pg/mL)": pytest.approx((1, np.e**2))}
+    data = blood(input=fitted.input)
     batch = data.on_after_batch_transfer(data.dataset.__getitems__([0, 1, 2, 3, 4]), 0)
     deviation = np.sqrt(2 / 3)  # of 0, 1, 2
     expected = np.array([[0, 50], [1, 60], [2, 70], [3, 80], [0, 90]]) - [1, 60]
@@ -226,12 +228,11 @@ def films(root: Path, **settings: Any) -> InstitutionDataModule:
             }
         )
     table = pd.DataFrame(rows)
-    preprocessing = CXRPreprocessing(32)
-    store = pack_images(
-        table, root, root / "store", preprocessing=preprocessing, workers=1, on_error="fail"
-    )
+    made = CXR(32)
+    store = pack(made.contents, table, root, root / "store", workers=1, on_error="fail")
     given = {
-        "preprocessing": preprocessing,
+        "reads": "cxr",
+        "input": made,
         "augmentation": None,
         "loading": Loading(batch_size=4, workers=0, seed=0),
         "labelled": True,
@@ -248,20 +249,21 @@ def test_films_are_read_standardised_and_their_size_kept(tmp_path: Path) -> None
     left, right = batch["cxr"][:, 0, :, :16].mean((1, 2)), batch["cxr"][:, 0, :, 16:].mean((1, 2))
     torch.testing.assert_close(left, torch.ones(2), atol=1e-2, rtol=0)
     torch.testing.assert_close(right, -torch.ones(2), atol=1e-2, rtol=0)
-    fitted = data.fit_statistics(10)
+    fitted = data.fit_input()
     assert fitted.ranges == {"image width (pixels)": (40, 40), "image height (pixels)": (40, 40)}
 
 
 def test_films_are_augmented_in_training_batches_only(tmp_path: Path) -> None:
     augmentation = CXRAugmentation(rotation_degrees=0, shift=0, scale=0, brightness=0.2, contrast=0)
     data = films(tmp_path, augmentation=augmentation)
-    recorded = data.dataset.__getitems__([0, 1, 2, 3])["recorded"]
+    recorded, own = data.dataset.__getitems__([0, 1, 2, 3])["recorded"]
     (batch,) = data.train_dataloader()
     order = batch["exam"].argsort()
-    assert not torch.equal(batch["recorded"][order], recorded)
+    assert not torch.equal(batch["recorded"][0][order], recorded)
+    assert torch.equal(batch["recorded"][1][order], own)
     data.exams["split"] = "val"
     (batch,) = data.val_dataloader()
-    assert torch.equal(batch["recorded"], recorded)
+    assert torch.equal(batch["recorded"][0], recorded)
 
 
 def test_an_external_institution_is_tested_whole_and_never_trained_on(tmp_path: Path) -> None:
@@ -283,7 +285,56 @@ def test_a_patient_in_two_roles_is_refused(tmp_path: Path) -> None:
         MultiSiteDataModule(development=[alpha], external=[beta])
 
 
+def test_a_recording_under_two_patients_is_refused(tmp_path: Path) -> None:
+    alpha, beta = site(tmp_path, "alpha", 8), site(tmp_path, "beta", 8)
+    beta.exams.loc[3, "values"] = alpha.exams.loc[0, "values"]
+    with pytest.raises(InputError, match="1 recordings that stand under two patients"):
+        MultiSiteDataModule(development=[alpha], external=[beta])
+
+
 def test_institutions_with_other_settings_are_refused(tmp_path: Path) -> None:
     alpha, beta = site(tmp_path, "alpha", 8), site(tmp_path, "beta", 8, labelled=False)
     with pytest.raises(ValueError, match="differ in labelled"):
         MultiSiteDataModule(development=[alpha], external=[beta])
+
+
+def test_several_labels_are_drawn_where_one_is_known(tmp_path: Path) -> None:
+    data = site(tmp_path, "alpha", 40)
+    exams = data.exams.assign(other=np.where(data.exams.index % 3 == 0, 1.0, np.nan))
+    two = InstitutionDataModule(
+        "alpha",
+        exams,
+        data.store,
+        reads="ecg",
+        input=RAW,
+        augmentation=None,
+        loading=data.loading,
+        labelled=True,
+        targets=["other", "target"],
+    )
+    either = exams["target"].notna() | exams["other"].notna()
+    chosen = two.chosen("train", "val", "test")
+    assert chosen.tolist() == np.flatnonzero(either).tolist()
+    targets = two.dataset.__getitems__([1, 3])["target"]
+    np.testing.assert_array_equal(targets, [[np.nan, np.nan], [1, np.nan]])
+    assert two.train_targets.shape == (len(two.chosen("train")), 2)
+
+
+def test_readers_are_read_by_spawned_processes(tmp_path: Path) -> None:
+    """A spawned process has nothing but what was pickled: stores go as their folders' names."""
+    fitted = blood(input=blood().fit_input().input)
+    for data in (site(tmp_path, "alpha", 4, labelled=False), films(tmp_path), fitted):
+        assert len(pickle.dumps(data.dataset.read)) < 5000
+        here = data.dataset.__getitems__([1, 0])
+        (there,) = DataLoader(
+            data.dataset,
+            batch_size=2,
+            sampler=[1, 0],
+            num_workers=1,
+            multiprocessing_context="spawn",
+            collate_fn=_as_read,
+        )
+        ours, theirs = data.prepare(here), data.prepare(there)
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            torch.testing.assert_close(ours[name], theirs[name], equal_nan=True, rtol=0, atol=0)

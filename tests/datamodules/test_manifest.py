@@ -1,4 +1,5 @@
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -6,13 +7,12 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.manifest import (
-    TO_PG_ML,
-    check_manifest,
-    find_manifests,
-    read_manifest,
-    target_of,
-)
+from datamodules.inputs.blood import Blood
+from datamodules.inputs.cxr import CXR
+from datamodules.inputs.ecg import ECG
+from datamodules.manifest import check_manifest, find_manifests, read_manifest, target_of
+
+COLUMNS = {**ECG.columns, **CXR.columns, **Blood.columns}
 
 HEADER = "patient_id,exam_id,ecg_path,lvef_percent,sex,ecg_time,echo_time"
 GOOD = "p1,e1,ecg/e1,55,female,2024-03-01T09:30:00,2024-03-02"
@@ -24,9 +24,17 @@ def write(folder: Path, *lines: str, name: str = "north.csv") -> Path:
     return path
 
 
+def read(path: Path, needs: Sequence[str] = ()) -> pd.DataFrame:
+    return read_manifest(path, COLUMNS, needs)
+
+
+def check(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    return check_manifest(table, source, COLUMNS)
+
+
 def refusal(path: Path, *needs: str) -> str:
     with pytest.raises(InputError) as error:
-        read_manifest(path, needs)
+        read(path, needs)
     return str(error.value)
 
 
@@ -39,7 +47,7 @@ def test_types_and_line_numbers(tmp_path: Path) -> None:
         "008,0011,,,,,,,",
         ",,,,,,,,",
     )
-    table = read_manifest(path)
+    table = read(path)
     assert table["patient_id"].tolist() == ["007", "008"]
     assert table["exam_id"].tolist() == ["0010", "0011"]
     assert table.index.tolist() == [2, 5]
@@ -55,7 +63,7 @@ def test_types_and_line_numbers(tmp_path: Path) -> None:
 def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "north.csv"
     path.write_bytes(f"{HEADER}\r\n{GOOD}\r\n".encode("utf-8-sig"))
-    assert read_manifest(path)["patient_id"].tolist() == ["p1"]
+    assert read(path)["patient_id"].tolist() == ["p1"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +128,7 @@ def test_a_bad_value_is_named(tmp_path: Path, column: str, value: str, says: str
 
 def test_a_path_with_dots_that_stays_inside_is_accepted(tmp_path: Path) -> None:
     path = write(tmp_path, "patient_id,exam_id,ecg_path", "p1,e1,ecg/../ecg/..e1")
-    assert len(read_manifest(path, ["ecg_path"])) == 1
+    assert len(read(path, ["ecg_path"])) == 1
 
 
 def test_all_bad_rows_in_one_message_in_order(tmp_path: Path) -> None:
@@ -136,7 +144,7 @@ def test_all_bad_rows_in_one_message_in_order(tmp_path: Path) -> None:
 def test_fractions_are_not_per_cent(tmp_path: Path) -> None:
     path = write(tmp_path, "patient_id,exam_id,lvef_percent", "p1,e1,0.55", "p2,e2,", "p3,e3,1")
     assert "column lvef_percent: every value is at most 1" in refusal(path)
-    assert len(read_manifest(write(tmp_path, "patient_id,exam_id,lvef_percent", "p1,e1,")))
+    assert len(read(write(tmp_path, "patient_id,exam_id,lvef_percent", "p1,e1,")))
 
 
 def test_a_column_in_other_units_is_told_by_its_values(tmp_path: Path) -> None:
@@ -149,8 +157,8 @@ def test_a_column_in_other_units_is_told_by_its_values(tmp_path: Path) -> None:
         assert f"north.csv, column {column}: half of the values are below 1: ng/mL?" in message
         assert f"1 ng/mL = 1000 pg/mL, 1 pmol/L = {factor} pg/mL" in message
         assert "1 problem:" in message
-        assert len(read_manifest(manifest(column, "0.5", "", "40", "12"))) == 4
-        assert len(read_manifest(manifest(column, "", "0", "0", "5"))) == 4
+        assert len(read(manifest(column, "0.5", "", "40", "12"))) == 4
+        assert len(read(manifest(column, "", "0", "0", "5"))) == 4
 
 
 @pytest.mark.parametrize(
@@ -171,14 +179,14 @@ def test_a_natriuretic_peptide_under_another_name(tmp_path: Path, column: str, r
     message = refusal(write(tmp_path, f"patient_id,exam_id,{column}", "p1,e1,30"))
     assert f"north.csv, column {column}: the name gives no pg/mL; call it {right}" in message
     assert f"1 pmol/L = {'3.464' if right.startswith('bnp') else '8.457'} pg/mL" in message
-    both = read_manifest(write(tmp_path, f"patient_id,exam_id,{column},{right}", "p1,e1,30,104"))
+    both = read(write(tmp_path, f"patient_id,exam_id,{column},{right}", "p1,e1,30,104"))
     assert both[right].tolist() == [104]
 
 
 def test_names_that_only_speak_of_bnp_are_any_column(tmp_path: Path) -> None:
     names = ("bnp_time", "bnp_raised", "log_bnp", "nt_probnp_assay", "bnp_missing")
     path = write(tmp_path, ",".join(("patient_id", "exam_id", *names)), "p1,e1" + ",1" * 5)
-    assert set(names) < set(read_manifest(path))
+    assert set(names) < set(read(path))
 
 
 def test_molar_masses() -> None:
@@ -196,8 +204,8 @@ def test_molar_masses() -> None:
         "bnp_pg_ml": sum(mass[letter] for letter in bnp) + water - 2 * hydrogen,  # one S-S bond
         "nt_probnp_pg_ml": sum(mass[letter] for letter in nt_probnp) + water,
     }
-    for column, conversion in TO_PG_ML.items():
-        assert conversion.endswith(f"1 pmol/L = {grams[column] / 1000:.3f} pg/mL")
+    for column, known in Blood.columns.items():
+        assert known.conversions.endswith(f"1 pmol/L = {grams[column] / 1000:.3f} pg/mL")
 
 
 def test_real_blood_values_pass(real_data: Path) -> None:
@@ -214,7 +222,7 @@ def test_real_blood_values_pass(real_data: Path) -> None:
         table = pd.DataFrame(
             {"institution": name, "patient_id": ids, "exam_id": ids, column: values}
         )
-        assert check_manifest(table, name)[column].max() == highest
+        assert check(table, name)[column].max() == highest
 
 
 def test_exams_may_lack_every_path(tmp_path: Path) -> None:
@@ -225,23 +233,23 @@ def test_exams_may_lack_every_path(tmp_path: Path) -> None:
         "p2,e2,,cxr/2.dcm,",
         "p3,e3,,,120",
     )
-    table = read_manifest(path)
+    table = read(path)
     assert table["ecg_path"].notna().tolist() == [True, False, False]
     assert table["cxr_path"].notna().tolist() == [False, True, False]
     assert "line 3, column ecg_path: is empty" in refusal(path, "ecg_path")
     nothing = write(tmp_path, "patient_id,exam_id,ecg_path,cxr_path", "p1,e1,,")
-    assert read_manifest(nothing)[["ecg_path", "cxr_path"]].isna().all(axis=None)
-    assert len(read_manifest(write(tmp_path, "patient_id,exam_id,nt_probnp_pg_ml", "p,e,9"))) == 1
+    assert read(nothing)[["ecg_path", "cxr_path"]].isna().all(axis=None)
+    assert len(read(write(tmp_path, "patient_id,exam_id,nt_probnp_pg_ml", "p,e,9"))) == 1
 
 
 @pytest.mark.parametrize("absent", [None, np.nan])
 def test_tables_without_any_path(tmp_path: Path, absent: float | None) -> None:
     table = pd.DataFrame({"patient_id": ["1"], "exam_id": ["a"], "institution": ["north"]})
     for column in ("ecg_path", "cxr_path"):
-        checked = check_manifest(table.assign(**{column: absent}), "a set")
+        checked = check(table.assign(**{column: absent}), "a set")
         assert checked[column].isna().all()
         table.assign(**{column: absent}).to_parquet(tmp_path / "north.parquet")
-        assert read_manifest(tmp_path / "north.parquet")[column].isna().all()
+        assert read(tmp_path / "north.parquet")[column].isna().all()
 
 
 def test_needed_columns(tmp_path: Path) -> None:
@@ -249,7 +257,7 @@ def test_needed_columns(tmp_path: Path) -> None:
     message = refusal(path, "ecg_path", "lvef_percent")
     assert "column lvef_percent: is missing; did you mean 'lvef_pct'?" in message
     assert "line 2, column ecg_path: is empty" in message
-    assert len(read_manifest(path, ["lvef_pct"])) == 1
+    assert len(read(path, ["lvef_pct"])) == 1
     assert "column patient_id: is missing" in refusal(write(tmp_path, "exam_id", "e1"))
 
 
@@ -281,14 +289,14 @@ def test_an_unknown_column_of_numbers_with_nan_is_refused_and_of_words_is_not(
     path = write(tmp_path, "patient_id,exam_id,abnormal", "p1,e1,1", "p2,e2,nan")
     assert "line 3, column abnormal: 'nan' is not a number" in refusal(path)
     path = write(tmp_path, "patient_id,exam_id,ward", "p1,e1,1", "p2,e2,B")
-    assert read_manifest(path)["ward"].tolist() == ["1", "B"]
+    assert read(path)["ward"].tolist() == ["1", "B"]
 
 
 def test_parquet_equals_csv(tmp_path: Path) -> None:
-    csv = read_manifest(write(tmp_path, HEADER + ",abnormal", GOOD + ",1", "p2,e2,,,,,,"))
+    csv = read(write(tmp_path, HEADER + ",abnormal", GOOD + ",1", "p2,e2,,,,,,"))
     path = tmp_path / "north.parquet"
     csv.drop(columns="institution").to_parquet(path, index=False)
-    parquet = read_manifest(path)
+    parquet = read(path)
     pd.testing.assert_frame_equal(csv.reset_index(drop=True), parquet.reset_index(drop=True))
     assert parquet.index.name == "row"
     assert parquet.index.tolist() == [1, 2]
@@ -313,11 +321,11 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_table_made_in_memory() -> None:
     table = pd.DataFrame({"patient_id": ["1"], "exam_id": ["a"], "institution": ["north"]})
-    assert check_manifest(table, "a set")["institution"].tolist() == ["north"]
+    assert check(table, "a set")["institution"].tolist() == ["north"]
     with pytest.raises(InputError, match="a set, row 0, column age_years: 300"):
-        check_manifest(table.assign(age_years=300), "a set")
+        check(table.assign(age_years=300), "a set")
     with pytest.raises(InputError, match="column institution must hold one name"):
-        check_manifest(table.assign(institution="north east"), "a set")
+        check(table.assign(institution="north east"), "a set")
 
 
 def test_find_manifests(tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ import pandas as pd
 import pytest
 import scipy.io
 import wfdb
+from places import REPOSITORY
 
-from datamodules import packing
 from datamodules import store as store_module
 from datamodules.errors import InputError
+from datamodules.inputs.cxr import CXR
 from datamodules.recordings import LEADS, RecordingLimits
+from datamodules.recordings import packed as packed_module
+from datamodules.recordings.packed import Signals, packed_signal
 from datamodules.store import Store, pack
 
 LIMITS = RecordingLimits(
@@ -80,14 +83,14 @@ def stores(tmp_path: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The recordings that were read, in shards of four exams."""
     names: list[str] = []
-    real = store_module.read_recording
+    real = packed_module.read_recording
 
     def counted(path: Path) -> object:
         names.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(store_module, "read_recording", counted)
-    monkeypatch.setattr(store_module, "EXAMS_PER_SHARD", 4)
+    monkeypatch.setattr(packed_module, "read_recording", counted)
+    monkeypatch.setattr(Signals, "exams_per_shard", 4)
     return names
 
 
@@ -100,7 +103,14 @@ def packed(
     on_error: str = "fail",
     limits: RecordingLimits = LIMITS,
 ) -> Store:
-    return pack(exams, root, stores, limits=limits, workers=workers, on_error=on_error)
+    return pack(
+        Signals(limits),
+        exams,
+        root,
+        stores,
+        workers=workers,
+        on_error=on_error,  # type: ignore[arg-type]
+    )
 
 
 def visible(stores: Path) -> list[str]:
@@ -123,14 +133,17 @@ def test_packed_is_recorded_sample_for_sample(
         digital = wfdb.rdrecord(str(root / path), physical=False)
         physical = wfdb.rdrecord(str(root / path))
         order = [digital.sig_name.index(lead) for lead in LEADS]
-        samples = store.read(row)
+        samples = packed_signal(store, row)
         assert samples.dtype == np.int16
         np.testing.assert_array_equal(samples, digital.d_signal[:, order].T)
-        millivolts = (samples - store.baseline[row][:, None]) / store.units_per_mv[row][:, None]
+        baseline, units_per_mv = (
+            store.matrix(name)[row][:, None] for name in ("baseline", "units_per_mv")
+        )
+        millivolts = (samples - baseline) / units_per_mv
         np.testing.assert_array_equal(millivolts, physical.p_signal[:, order].T)
         assert store.index["sampling_rate_hz"].iloc[row] == physical.fs
         assert store.index["n_samples"].iloc[row] == physical.sig_len
-    assert store.index["waveform"].is_unique
+    assert store.index["values"].is_unique
 
 
 def test_real_recordings(real_data: Path, stores: Path) -> None:
@@ -143,7 +156,7 @@ def test_real_recordings(real_data: Path, stores: Path) -> None:
     assert store.index["exam_id"].tolist() == ptbxl
     for row, path in enumerate(ptbxl):
         digital = wfdb.rdrecord(str(real_data / "ptbxl" / path), physical=False)
-        np.testing.assert_array_equal(store.read(row), digital.d_signal.T)
+        np.testing.assert_array_equal(packed_signal(store, row), digital.d_signal.T)
 
     georgia = sorted(path.stem for path in (real_data / "cinc2021/georgia").glob("*.hea"))[:35]
     folder = real_data / "cinc2021/georgia"
@@ -152,16 +165,18 @@ def test_real_recordings(real_data: Path, stores: Path) -> None:
     assert len(store) > 25
     for row, name in enumerate(store.index["exam_id"]):
         values = scipy.io.loadmat(folder / f"{name}.mat")["val"]
-        np.testing.assert_array_equal(store.read(row), values)
+        np.testing.assert_array_equal(packed_signal(store, row), values)
 
 
 def test_first_samples(exams: pd.DataFrame, root: Path, stores: Path) -> None:
     store = packed(exams, root, stores)
-    np.testing.assert_array_equal(store.read(3, 50), store.read(3)[:, :50])
+    whole = store.read(3).reshape(12, -1)
+    np.testing.assert_array_equal(packed_signal(store, 3), whole)
+    np.testing.assert_array_equal(packed_signal(store, 3, 50), whole[:, :50])
     with pytest.raises(ValueError, match="exam x0 has 100 samples a lead, fewer than 101"):
-        store.read(0, 101)
+        packed_signal(store, 0, 101)
     with pytest.raises(ValueError, match="read-only"):
-        store.read(0)[0, 0] = 1
+        packed_signal(store, 0)[0, 0] = 1
 
 
 def test_rows_of(exams: pd.DataFrame, root: Path, stores: Path) -> None:
@@ -203,7 +218,7 @@ def test_digest_is_of_the_content_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = packed(exams, root, stores)
-    monkeypatch.setattr(store_module, "EXAMS_PER_SHARD", 3)
+    monkeypatch.setattr(Signals, "exams_per_shard", 3)
     shutil.copytree(root / "ecg", tmp_path / "elsewhere" / "records")
     moved = exams.assign(ecg_path=exams["ecg_path"].str.replace("ecg", "records"))
     two = packed(moved, tmp_path / "elsewhere", tmp_path / "others", workers=2)
@@ -270,22 +285,23 @@ def test_a_killed_pack_leaves_no_store_and_is_continued(
 import os, pickle, signal, sys
 from pathlib import Path
 from datamodules import store
-count, real = 0, store.read_recording
+from datamodules.recordings import packed
+count, real = 0, packed.read_recording
 def deadly(path):
     global count
     count += 1
     if count == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(path)
-store.read_recording, store.EXAMS_PER_SHARD = deadly, 4
+packed.read_recording, packed.Signals.exams_per_shard = deadly, 4
 exams, root, stores, limits = pickle.load(sys.stdin.buffer)
-store.pack(exams, root, stores, limits=limits, workers=1, on_error="fail")
+store.pack(packed.Signals(limits), exams, root, stores, workers=1, on_error="fail")
 """
     killed = subprocess.run(
         [sys.executable, "-c", script],
         input=pickle.dumps((exams, root, stores, LIMITS)),
         capture_output=True,
-        cwd=Path(store_module.__file__).parents[1],
+        cwd=REPOSITORY,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -311,7 +327,7 @@ def test_an_exception_leaves_no_store(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.Signals, "digest", broken)
+        patch.setattr(store_module, "_digest", broken)
         with pytest.raises(ZeroDivisionError):
             packed(exams, root, stores)
     assert all(name.endswith(".partial") for name in visible(stores))
@@ -372,7 +388,7 @@ def test_a_failed_write_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(packing.pq, "write_table", full)
+    monkeypatch.setattr(store_module.pq, "write_table", full)
     with pytest.raises(InputError, match=says) as error:
         packed(exams, root, stores)
     assert f"{stores}: the store cannot be written" in str(error.value)
@@ -405,12 +421,19 @@ def test_a_pickled_store_is_its_folder(exams: pd.DataFrame, root: Path, stores: 
 
 
 def test_worker_processes_import_nothing_heavy() -> None:
+    """A worker knows what it is sent, and the readers that this calls."""
     script = (
-        "import sys, datamodules.store;"
-        "print(sorted({'torch', 'lightning', 'mlflow', 'pandera'} & set(sys.modules)))"
+        "import pickle, sys; pickle.load(sys.stdin.buffer);"
+        "import datamodules.radiographs.dicom, datamodules.recordings.wfdb;"
+        "heavy = {'torch', 'lightning', 'mlflow', 'pandera', 'albumentations', 'scipy'};"
+        "print(sorted(heavy & set(sys.modules)))"
     )
-    root = Path(store_module.__file__).parents[1]
+    sent = (store_module._pack_shard, Signals(LIMITS), CXR(8).contents)
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        input=pickle.dumps(sent),
+        capture_output=True,
+        check=True,
     )
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.decode().strip() == "[]"

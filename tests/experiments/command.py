@@ -6,13 +6,16 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from forked import run_forked
 from mlflow import MlflowClient
 from places import REPOSITORY
 
+NUMBERS = count()
 TINY_COHORT = (
     "cohort.every_institution.exams=30",
     "cohort.every_institution.lvsd_prevalence=0.3",
@@ -93,19 +96,27 @@ class Launch:
         )
 
 
-def launch(folder: Path, *overrides: str, cache: Path | None = None) -> Launch:
-    """`python -m experiments.run` from the repository, everything it writes in `folder`."""
+def launch(folder: Path, *overrides: str, cache: Path | None = None, forked: bool = True) -> Launch:
+    """`python -m experiments.run` from the repository, everything it writes in `folder`.
+
+    Several processes, and launches that are not `forked`, start as a person starts them.
+    """
     uri = f"sqlite:///{folder}/mlflow.db"
-    command = [sys.executable, "-m", "experiments.run", *overrides]
+    arguments = list(overrides)
     for key, value in {
         "tracking.uri": uri,
         "tracking.artifacts": folder / "artifacts",
         "cache": cache or folder / "cache",
     }.items():
         if not any(override.startswith(f"{key}=") for override in overrides):
-            command.append(f"{key}={value}")
+            arguments.append(f"{key}={value}")
+    if forked and not any(
+        override.startswith(("trainer.devices=", "-m")) for override in overrides
+    ):
+        output = folder / "printed" / str(next(NUMBERS))
+        return Launch(*run_forked(arguments, REPOSITORY, output, 600), uri)
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "experiments.run", *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

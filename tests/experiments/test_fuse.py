@@ -1,8 +1,7 @@
 """The fusion's discipline: what trains it comes from models that did not see the patient."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,14 +9,26 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from datamodules.errors import InputError
-from experiments.config import compose_config
+from datamodules.inputs.blood import Blood
+from datamodules.inputs.cxr import CXR
+from datamodules.inputs.input import Input
+from experiments.processes import Processes
 from experiments.stages import fuse
-from experiments.stages.cohort import Site
-from experiments.stages.finetune import Trained
-from experiments.stages.folder import StageFolder
+from experiments.stages.exams import Site
+from experiments.stages.stage import Lab, Place
+from experiments.stages.train import Models, Trained
+from experiments.stages.training import Compute
 from experiments.tracking import Tracking
+from lightning_modules.tasks.binary import Binary
 
-CONFIG = compose_config(["experiment=ph", "fusion.folds=4"])
+FOLDS, SEED = 4, 2026
+TASK = Binary(labels=("ph",))
+# What an input is matters to nobody here, but for the names.
+INPUTS: dict[str, Input] = {
+    "ecg": CXR(64),
+    "cxr": CXR(64),
+    "bnp": Blood("bnp_pg_ml", age=False, sex=False),
+}
 SUBMODELS = ["ph_ecg", "ph_cxr", "ph_bnp"]
 
 
@@ -41,11 +52,20 @@ def site(name: str, exams: int = 80, seed: int = 0) -> Site:
             "ward_row": "a hospital's own column",
         }
     )
-    return Site(name, table, ("ecg", "cxr", "bnp"), {}, {})
+    return Site(name, table, INPUTS, {}, {})
 
 
-def untracked() -> Tracking:
-    return Tracking("sqlite:///unused.db", "unused", "unused", enabled=False)
+def models() -> Models:
+    return Models(TASK, INPUTS, {}, None, SEED, Compute())
+
+
+def untracked(folder: Path) -> Place:
+    tracking = Tracking("sqlite:///unused.db", "unused", "unused", enabled=False)
+    return Place(Lab(folder, tracking, Processes()), folder, None)
+
+
+def trained(checkpoint: Path) -> dict[str, Trained]:
+    return {name: Trained(checkpoint, name.removeprefix("ph_"), "", None) for name in SUBMODELS}
 
 
 def test_a_patients_outputs_come_from_models_that_did_not_see_the_patient(
@@ -54,25 +74,22 @@ def test_a_patients_outputs_come_from_models_that_did_not_see_the_patient(
     development = [site("alpha"), site("beta", seed=1)]
     seen: dict[Path, set[str]] = {}
 
-    def train_models(
-        config: Any, models: Mapping[str, Any], sites: Sequence[Site], *_: Any
-    ) -> dict[str, Trained]:
+    def train(_: Models, sites: Sequence[Site], *where: object) -> dict[str, Trained]:
         patients = {patient for of in sites for patient in of.exams["patient_id"]}
         checkpoint = Path(f"fold-{len(seen)}")
         seen[checkpoint] = patients
-        return {name: Trained(checkpoint, None) for name in models}
+        return trained(checkpoint)
 
     def evaluate(
-        config: Any, name: str, checkpoint: Path, sites: Sequence[Site], external: Sequence[Site]
+        name: str, checkpoint: Path, key: str, reads: str, sites: Sequence[Site], *_: object
     ) -> pd.DataFrame:
-        table = pd.concat([of.exams_with(name.removeprefix("ph_")) for of in sites])
+        table = pd.concat([of.exams_with(reads) for of in sites])
         assert not set(table["patient_id"]) & seen[checkpoint]
         return table.assign(model=name, logit=float(checkpoint.name[-1]), probability=0.5)
 
-    monkeypatch.setattr(fuse, "train_models", train_models)
+    monkeypatch.setattr(Models, "train", train)
     monkeypatch.setattr(fuse, "evaluate", evaluate)
-    folder = StageFolder(tmp_path, "fuse", {})
-    table = fuse.cross_fit(CONFIG, development, folder, untracked(), None)
+    table = fuse.cross_fit(models(), FOLDS, development, untracked(tmp_path))
 
     everyone = pd.concat([of.exams for of in development])
     training = everyone[everyone["split"] == "train"]
@@ -94,7 +111,7 @@ def test_a_patients_outputs_come_from_models_that_did_not_see_the_patient(
 
 def test_folds_are_of_patients_and_independent_of_the_splits() -> None:
     exams = site("alpha", 4000).exams
-    fold = fuse.folds_of(CONFIG, exams)
+    fold = fuse.folds_of(exams["patient_id"], FOLDS, SEED)
     assert (fold.groupby(exams["patient_id"]).nunique() == 1).all()
     shares = fold[exams["split"] == "train"].value_counts(normalize=True)
     assert shares.between(0.2, 0.3).all()
@@ -115,12 +132,12 @@ def test_no_exam_with_all_inputs_is_refused() -> None:
     alpha.exams["bnp_row"] = np.where(alpha.exams["cxr_row"] >= 0, -1, 0)
     beta = site("beta", seed=1)
     with pytest.raises(InputError, match="No labelled training exam .* all of ecg, cxr, bnp"):
-        fuse.check_fusion(CONFIG, [alpha], [beta])
+        fuse.check_fusion(FOLDS, SEED, TASK, [alpha], [beta])
     beta.exams["bnp_row"] = -1
     gamma = site("gamma", seed=2)
     gamma.exams.loc[gamma.exams["split"] == "test", "cxr_row"] = -1
     with pytest.raises(InputError, match="No labelled exam to test on has all of ecg, cxr, bnp"):
-        fuse.check_fusion(CONFIG, [gamma], [beta])
+        fuse.check_fusion(FOLDS, SEED, TASK, [gamma], [beta])
 
 
 def test_a_fold_that_takes_a_class_away_is_refused() -> None:
@@ -128,28 +145,28 @@ def test_a_fold_that_takes_a_class_away_is_refused() -> None:
     few = alpha.exams["cxr_row"] >= 0
     alpha.exams.loc[few & (alpha.exams["split"] == "train"), "target"] = 0.0
     with pytest.raises(InputError, match="cxr without fold 1 .* lacks one of the two classes"):
-        fuse.check_fusion(CONFIG, [alpha], [site("beta", seed=1)])
+        fuse.check_fusion(FOLDS, SEED, TASK, [alpha], [site("beta", seed=1)])
 
 
 def test_a_fold_without_an_input_is_scored_by_the_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     alpha = site("alpha")
-    fold = fuse.folds_of(CONFIG, alpha.exams)
+    fold = fuse.folds_of(alpha.exams["patient_id"], FOLDS, SEED)
     alpha.exams.loc[(fold == 2) & (alpha.exams["split"] == "train"), "cxr_row"] = -1
     asked: list[str] = []
 
-    def evaluate(config: Any, name: str, _: Path, sites: Sequence[Site], __: Any) -> pd.DataFrame:
+    def evaluate(
+        name: str, checkpoint: Path, key: str, reads: str, sites: Sequence[Site], *_: object
+    ) -> pd.DataFrame:
         asked.append(name)
-        table = pd.concat([of.exams_with(name.removeprefix("ph_")) for of in sites])
+        table = pd.concat([of.exams_with(reads) for of in sites])
         assert len(table)
         return table.assign(model=name, logit=1.0, probability=0.5)
 
-    trained = {name: Trained(tmp_path, None) for name in SUBMODELS}
-    monkeypatch.setattr(fuse, "train_models", lambda *_: trained)
+    monkeypatch.setattr(Models, "train", lambda *_: trained(tmp_path))
     monkeypatch.setattr(fuse, "evaluate", evaluate)
-    folder = StageFolder(tmp_path, "fuse", {})
-    table = fuse.cross_fit(CONFIG, [alpha], folder, untracked(), None)
+    table = fuse.cross_fit(models(), FOLDS, [alpha], untracked(tmp_path))
     assert asked.count("ph_cxr") == 3
     assert table.loc[table["fold"] == 2, "ph_cxr"].isna().all()
     assert table.loc[table["fold"] == 2, "ph_ecg"].notna().all()

@@ -149,13 +149,24 @@ def test_an_empty_manifest(cohort: Path, refused: Report) -> None:
         (["tracking.uri=http://127.0.0.1:9"], "no server answers there"),
         (["tracking.uri=mlruns"], "give a server's http(s):// address or sqlite:///FILE"),
         (["cohort.root=/nowhere"], "there is no such folder"),
-        (["cohort.on_error=maybe"], "it is fail or skip"),
+        (["cohort.on_error=maybe"], "cohort.on_error=maybe: it is one of fail, skip"),
         (["splits={train: 0.5, val: 0.2, test: 0.2}"], "sum to 1"),
         (["ecg.patch_samples=70"], "whole number of 70-patches"),
         (["ecg.low_pass_hz=60"], "half the network's sampling rate"),
         (["pretrain.masking=blocks"], "random, time, lead, mixed"),
-        (["finetune.pooling=max"], "mean, class_token"),
+        (["network.settings.pooling=max"], "mean, class_token"),
         (["finetune.max_steps=-1"], "training never ends"),
+        (["models.cnn.finetune={max_steps: -1}"], "training never ends"),
+        (["models.cnn.finetune={augmentation: {nois: 1}}"], "nois"),
+        (
+            ["models.mine={classifier: LVSDClassifier}"],
+            "classifier=LVSDClassifier: write it as package.module.Class",
+        ),
+        (["finetune.batch_size=16.5"], "finetune.batch_size=16.5: it must be a whole number"),
+        (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: it is one of 32-true"),
+        (["epochs=3"], "finetune.max_epochs"),
+        (["--config-dir", "/nowhere"], "there is no such folder"),
+        (["-m", "sed=1,2"], "there is no such key. Did you mean seed?"),
         (
             ["experiment=leave_site_out", "cohort.development=null", "folds=[gamma]"],
             "There are alpha, beta",
@@ -172,5 +183,5 @@ def test_anything_else_is_status_1_with_its_traceback(
     def broken(*_: object) -> None:
         raise RuntimeError("not a person's mistake")
 
-    monkeypatch.setitem(studies.PROTOCOLS, "external_validation", broken)
+    monkeypatch.setitem(studies.TRAINING, "external_validation", broken)
     refused(status=1)

@@ -167,15 +167,15 @@ def test_no_column_that_says_ph(cohort: Path, refused: Report) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("fusion.widths=[16]", "two"),
-        ("fusion.folds=1", "between 2 and"),
-        ("fusion.modality_dropout=1", "between 0 and"),
+        ("fusion.widths=[16]", "fewer than 2"),
+        ("fusion.folds=1", "at least 2 and at most 100"),
+        ("fusion.modality_dropout=1", "at least 0 and at most 0.95"),
         ("models.ph_ecg.pretrained=true", "network=vit_*"),
-        ("models.ph_ecg.classifier=PHEKGClassifier", "Did you mean PHECGClassifier"),
+        ("models.ph_ecg.classifier=PHEKGClassifier", "write it as package.module.Class"),
         ("bnp.marker=bnp", "bnp_pg_ml, nt_probnp_pg_ml"),
-        ("cxr.size=8", "between 32 and"),
-        ("cxr_finetune.augmentation.rotation_degrees=90", "between 0 and 45"),
-        ("bnp.marker=nt_probnp_pg_ml", "No labelled training exam"),
+        ("cxr.size=8", "at least 32"),
+        ("cxr_finetune.augmentation.rotation_degrees=90", "at least 0 and at most 45"),
+        ("bnp.marker=nt_probnp_pg_ml", "There are columns called bnp_pg_ml"),
     ],
 )
 def test_a_bad_setting(refused: Report, override: str, expected: str) -> None:

@@ -21,21 +21,23 @@ from mlflow.entities import RunTag
 from omegaconf import OmegaConf
 from PIL import Image
 from places import REPOSITORY
-from test_lvsd import CNN
 
-from datamodules.image_store import pack_images
-from datamodules.institution import ExamDataModule, Fitted, Loading
+from datamodules.inputs.blood import Blood
+from datamodules.inputs.cxr import CXR
+from datamodules.inputs.ecg import ECG
+from datamodules.inputs.input import Fitted, Input
+from datamodules.institution import ExamDataModule, Loading
 from datamodules.manifest import read_manifest
 from datamodules.recordings import LEADS, RecordingLimits
 from datamodules.simulation import simulate_cohort, with_common
 from datamodules.store import pack
-from datamodules.transforms import BNPPreprocessing, CXRPreprocessing, ECGPreprocessing
 from experiments.predict import main
 from experiments.stages.evaluate import predict
-from experiments.stages.fuse import fused_logits, wide
-from lightning_modules.classifier import Classifier
+from experiments.stages.fuse import fused, wide
+from lightning_modules.classifier import TaskModule
 from lightning_modules.lvsd import LVSDClassifier
 from lightning_modules.ph import PHBNPClassifier, PHCXRClassifier, PHECGClassifier, PHFusion
+from lightning_modules.target import name_of
 
 SUBMODELS = {"ecg": "ph_ecg", "cxr": "ph_cxr", "bnp": "ph_bnp"}
 LEARNING: dict[str, Any] = {
@@ -45,16 +47,15 @@ LEARNING: dict[str, Any] = {
     "betas": [0.9, 0.999],
     "warmup_fraction": 0.1,
 }
-ECG_SETTINGS: dict[str, Any] = {
-    "architecture": "resnet1d",
-    "settings": CNN,
-    "leads": 12,
-    "samples": 1000,
-    "patch_samples": 100,
-    "frozen_encoder": False,
-    "layer_decay": 1.0,
-    "positive_weight": 1.0,
-    **LEARNING,
+NETWORKS: dict[str, dict[str, Any]] = {
+    "ecg": {
+        "_target_": "lightning_modules.networks.resnet1d.ResNet1d",
+        "settings": {"widths": [8, 16], "blocks": 1, "kernel": 5, "dropout": 0.0},
+    },
+    "cxr": {
+        "_target_": "lightning_modules.networks.cxr.TimmNetwork",
+        "settings": {"model": "test_resnet", "dropout": 0.1},
+    },
 }
 TRAINED_AT = "quillhaven"
 
@@ -82,16 +83,16 @@ class Models:
         return self.tested.set_index("exam_id").at[exam["exam_id"], model]
 
 
-def restless(module: Classifier) -> None:
+def restless(module: TaskModule) -> None:
     """Give it weights far from zero, so that exams differ."""
     with torch.no_grad():
         for parameter in module.network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    module.set_threshold(0.45)
+    module.set_threshold([0.45])
     module.eval()
 
 
-def spread(module: Classifier, logits: pd.Series) -> None:
+def spread(module: TaskModule, logits: pd.Series) -> None:
     """Change its last layer so that these logits of it would have mean 0 and deviation 1."""
     last = [layer for layer in module.network.modules() if isinstance(layer, torch.nn.Linear)][-1]
     with torch.no_grad():
@@ -109,7 +110,7 @@ def trainer(folder: Path) -> L.Trainer:
     )
 
 
-def save(module: Classifier, folder: Path) -> Path:
+def save(module: TaskModule, folder: Path) -> Path:
     fit = trainer(folder)
     fit.strategy.connect(module)
     path = folder / f"{module.hparams['about']['name']}.ckpt"
@@ -120,6 +121,27 @@ def save(module: Classifier, folder: Path) -> Path:
 def about(name: str, fitted: Fitted | None, target: str = "ph") -> dict[str, Any]:
     of_inputs = {"ranges": {k: list(v) for k, v in fitted.ranges.items()}} if fitted else {}
     return {"name": name, "target": target, "institutions": [TRAINED_AT], "exams": 9, **of_inputs}
+
+
+def settings_of(name: str, reads: str, fitted: Fitted, target: str = "ph") -> dict[str, Any]:
+    """What any model's constructor takes, for an input as it was fitted."""
+    input = fitted.input
+    learning: dict[str, Any] = {"features": 1, "penalty": 1.0}
+    if reads in NETWORKS:
+        network = {**NETWORKS[reads], "shape": input.shape}
+        learning = {"network": network, "frozen_encoder": False, "layer_decay": 1.0, **LEARNING}
+    return {
+        "reads": reads,
+        "input": {"_target_": name_of(type(input)), **input.as_dict()},
+        "task": task_of(target),
+        "weights": [1.0],
+        "about": about(name, fitted, target),
+        **learning,
+    }
+
+
+def task_of(target: str) -> dict[str, Any]:
+    return {"_target_": "lightning_modules.tasks.binary.Binary", "labels": [target]}
 
 
 @pytest.fixture(scope="module")
@@ -145,67 +167,45 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     manifest = pd.concat(manifests.values(), ignore_index=True)
     torch.manual_seed(1)
 
-    def data(input: str, preprocessing: Any) -> ExamDataModule:
-        stores, tables = {}, []
+    def data(reads: str, input: Input) -> ExamDataModule:
+        stores: dict[str, Any] = {}
+        tables = []
         for name, exams in manifests.items():
             split = "train" if name == TRAINED_AT else "external"
-            if input == "bnp":
-                exams, row = exams[exams["bnp_pg_ml"].notna()], 0
-            else:
-                exams = exams[exams[f"{input}_path"].notna()]
-                common = {"workers": 1, "on_error": "fail"}
-                if input == "ecg":
-                    limits = RecordingLimits(10, 60, 100, 4000)
-                    store: Any = pack(exams, root, folder / "store", limits=limits, **common)
-                else:
-                    store = pack_images(
-                        exams, root, folder / "store", preprocessing=preprocessing, **common
-                    )
-                stores[name], row = store, store.rows_of(exams["exam_id"])
-            stores.setdefault(name, None)
+            exams, row = exams[input.known(exams)], 0
+            stores[name] = None
+            if input.contents is not None:
+                stores[name] = pack(
+                    input.contents, exams, root, folder / "store", workers=1, on_error="fail"
+                )
+                row = stores[name].rows_of(exams["exam_id"])
             tables.append(exams.assign(target=1.0, split=split, row=row))
         return ExamDataModule(
             pd.concat(tables),
             stores,
-            preprocessing=preprocessing,
+            reads=reads,
+            input=input,
             augmentation=None,
             loading=Loading(batch_size=7, workers=0, seed=0),
             labelled=True,
         )
 
-    unfitted = {
-        "ecg": ECGPreprocessing(100, 10, 0.5, 40, 2, "development"),
-        "cxr": CXRPreprocessing(48),
-        "bnp": BNPPreprocessing("bnp_pg_ml", age=False, sex=False),
+    limits = RecordingLimits(10, 60, 100, 4000)
+    unfitted: dict[str, Input] = {
+        "ecg": ECG(100, 10, 0.5, 40, 2, "development", 100, limits),
+        "cxr": CXR(48),
+        "bnp": Blood("bnp_pg_ml", age=False, sex=False),
     }
-    fitted = {
-        input: data(input, preprocessing).fit_statistics(100)
-        for input, preprocessing in unfitted.items()
-    }
-    plain = {input: of.preprocessing.as_dict() for input, of in fitted.items()}
-    submodels: dict[str, Classifier] = {
-        "ph_ecg": PHECGClassifier(
-            preprocessing=plain["ecg"], about=about("ph_ecg", fitted["ecg"]), **ECG_SETTINGS
-        ),
-        "ph_cxr": PHCXRClassifier(
-            architecture="timm",
-            settings={"model": "test_resnet", "dropout": 0.1},
-            positive_weight=1.0,
-            preprocessing=plain["cxr"],
-            about=about("ph_cxr", fitted["cxr"]),
-            **LEARNING,
-        ),
-        "ph_bnp": PHBNPClassifier(
-            features=1,
-            penalty=1.0,
-            preprocessing=plain["bnp"],
-            about=about("ph_bnp", fitted["bnp"]),
-        ),
+    fitted = {reads: data(reads, input).fit_input() for reads, input in unfitted.items()}
+    kinds = {"ecg": PHECGClassifier, "cxr": PHCXRClassifier, "bnp": PHBNPClassifier}
+    submodels: dict[str, TaskModule] = {
+        name: kinds[reads](**settings_of(name, reads, fitted[reads]))
+        for reads, name in SUBMODELS.items()
     }
     predictions = []
-    for (input, name), module in zip(SUBMODELS.items(), submodels.values(), strict=True):
+    for (reads, name), module in zip(SUBMODELS.items(), submodels.values(), strict=True):
         restless(module)
-        exams = data(input, fitted[input].preprocessing)
+        exams = data(reads, fitted[reads].input)
         exams.exams["split"] = "external"
         spread(module, predict(trainer(folder), module, exams)["logit"])
         predictions.append(predict(trainer(folder), module, exams).assign(model=name))
@@ -213,6 +213,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     logits = tested[list(submodels)]
     fusion = PHFusion.from_submodels(
         submodels,
+        task=task_of("ph"),
+        weights=[1.0],
         mean=logits.mean().tolist(),
         deviation=logits.std().tolist(),
         widths=[8, 8],
@@ -221,10 +223,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
         **LEARNING,
     )
     restless(fusion)
-    lvsd = LVSDClassifier(
-        preprocessing=plain["ecg"], about=about("lvsd", fitted["ecg"], "lvsd"), **ECG_SETTINGS
-    )
-    tested["ph_fusion"] = fused_logits(fusion, logits.to_numpy())
+    lvsd = LVSDClassifier(**settings_of("lvsd", "ecg", fitted["ecg"], "lvsd"))
+    tested["ph_fusion"] = fused(fusion, logits.to_numpy())[:, 0]
     tested = tested.assign(**{m: 1 / (1 + np.exp(-tested[m])) for m in [*submodels, "ph_fusion"]})
     modules = [*submodels.values(), fusion, lvsd]
     checkpoints = {str(m.hparams["about"]["name"]): save(m, folder) for m in modules}
@@ -334,7 +334,7 @@ def test_what_a_doctor_reads(models: Models, ask: Ask) -> None:
     exam = models.exam()
     inputs = {**files_of(models, exam, "ecg"), "bnp": 25_000}
     found = json.loads(ask("ph_fusion", format="json", **inputs).out)
-    low, high = models.ranges["bnp_pg_ml"]
+    low, high = models.ranges["BNP (pg/mL)"]
     probability, (ecg, bnp) = found["probability"], found["submodels"].values()
     assert ask("ph_fusion", **inputs).out.splitlines() == [
         f"Probability of ph: {probability:.3f} ({100 * probability:.0f} %)    "
@@ -383,26 +383,12 @@ def test_inputs_unlike_the_training_data_are_warned_of(
     [
         (["bnp=300"], "Give the model"),
         (["model=a.ckpt"], "Give an input"),
-        (["model=a.ckpt", "age=70"], "Give an input"),
         (["model=a.ckpt", "300"], "'300' is not of the form NAME=VALUE"),
-        (["model=a.ckpt", "bmp=300"], "Did you mean bnp=?"),
-        (["model=a.ckpt", "tracking=x", "bnp=3"], "Did you mean tracking.uri=?"),
         (["model=a.ckpt", "bnp=300", "bnp=200"], "bnp= is given twice"),
         (["model=a.ckpt", "bnp="], "bnp= has no value"),
         (["model=a.ckpt", "bnp=300", "format=xml"], "it is one of text, json, csv"),
-        (["model=a.ckpt", "bnp=300", "format=csv"], "format=csv is for a table"),
         (["model=a.ckpt", "bnp=300", "manifest=a.csv"], "can't be given together"),
         (["model=a.ckpt", "bnp=300"], "a.ckpt: there is no such file"),
-        (["model=a.ckpt", "manifest=none.csv"], "none.csv: cannot be read"),
-        (["model=a.ckpt", "bnp=high"], "'high' is not a number"),
-        (["model=a.ckpt", "bnp=300 pg/mL"], "has its unit in it; write pg/mL and no unit"),
-        (["model=a.ckpt", "bnp=<10"], "is a limit, not a number"),
-        (["model=a.ckpt", "bnp=-1"], "bnp=-1: -1 is below 0"),
-        (["model=a.ckpt", "bnp=0.3"], "bnp=0.3: it is below 1: ng/mL?"),
-        (["model=a.ckpt", "nt_probnp=2e6"], "is above 1,000,000"),
-        (["model=a.ckpt", "bnp=nan"], "'nan' is not a number; leave it out"),
-        (["model=a.ckpt", "bnp=300", "sex=F"], "'F' is not female or male"),
-        (["model=a.ckpt", "bnp=300", "age=700"], "outside 0-120"),
         (["model=0123", "bnp=300", "tracking.uri=sqlite:////nowhere/a.db"], "no database"),
         (["model=0123", "bnp=300", "tracking.uri=http://127.0.0.1:9"], "no server answers"),
         (["model=0123", "bnp=300", "tracking.uri=mlruns"], "http(s):// address or sqlite:///FILE"),
@@ -418,13 +404,39 @@ def test_a_wrong_word(
     assert message in shown.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["age=70"], "ph_fusion does not read it"),
+        (["bmp=300"], "Did you mean bnp=?"),
+        (["tracking=x", "bnp=3"], "Did you mean tracking.uri=?"),
+        (["bnp=300", "format=csv"], "format=csv is for a table"),
+        (["manifest=none.csv"], "none.csv: cannot be read"),
+        (["bnp=high"], "'high' is not a number"),
+        (["bnp=300 pg/mL"], "has its unit in it; write pg/mL and no unit"),
+        (["bnp=<10"], "is a limit, not a number"),
+        (["bnp=-1"], "bnp=-1: -1 is below 0"),
+        (["bnp=0.3"], "bnp=0.3: it is below 1: ng/mL?"),
+        (["bnp=2e5"], "is above 100,000"),
+        (["bnp=nan"], "'nan' is not a number; leave it out"),
+        (["ecg=none.hea"], "none.hea"),
+    ],
+)
+def test_a_wrong_word_for_a_model(
+    refused: Callable[..., str], arguments: list[str], message: str
+) -> None:
+    assert message in refused("ph_fusion", *arguments)
+
+
 def test_what_a_model_does_not_read_is_refused(models: Models, refused: Callable[..., str]) -> None:
     given = files_of(models, models.exam(), "ecg", "cxr", "bnp")
-    assert "lvsd does not read it, but ECG. Leave bnp= out" in refused(
+    assert "lvsd does not read it, but ECG (ecg=). Leave bnp= out" in refused(
         "lvsd", ecg=given["ecg"], bnp=300
     )
     assert "Leave cxr= out" in refused("lvsd", ecg=given["ecg"], cxr=given["cxr"])
-    assert "ECG, chest X-ray and BNP. Leave age= out" in refused("ph_fusion", bnp=300, age=70)
+    assert "ECG, chest X-ray and BNP (ecg=, cxr=, bnp=). Leave age= out" in refused(
+        "ph_fusion", bnp=300, age=70
+    )
     assert "never mixed. Give bnp=" in refused("ph_fusion", ecg=given["ecg"], nt_probnp=300)
     assert "ph_bnp was trained on bnp=" in refused("ph_bnp", nt_probnp=300)
 
@@ -432,12 +444,11 @@ def test_what_a_model_does_not_read_is_refused(models: Models, refused: Callable
 def test_age_and_sex_count_beside_the_marker_only(
     tmp_path: Path, ask: Ask, refused: Callable[..., str]
 ) -> None:
-    preprocessing = BNPPreprocessing(
+    input = Blood(
         "nt_probnp_pg_ml", age=True, sex=True, mean=(6.0, 70.0, 0.5), deviation=(1.5, 12.0, 0.5)
     )
-    module = PHBNPClassifier(
-        features=3, penalty=1.0, preprocessing=preprocessing.as_dict(), about=about("blood", None)
-    )
+    settings = settings_of("blood", "bnp", Fitted(input, {}))
+    module = PHBNPClassifier(**{**settings, "features": 3})
     module.network.weight.data = torch.tensor([[1.0, 0.5, -0.25]])
     path = save(module, tmp_path)
     answer = json.loads(ask(path, format="json", nt_probnp=1000, age=82, sex="female").out)
@@ -446,6 +457,14 @@ def test_age_and_sex_count_beside_the_marker_only(
     said = ask(path, nt_probnp=1000, age=82, sex="female").out
     assert "from NT-proBNP with age and sex\n" in said
     assert "give sex too" in refused(path, nt_probnp=1000, age=82)
+    assert "give nt_probnp and sex too" in refused(path, age=82)
+    for argument, value, message in (
+        ("nt_probnp", "2e6", "is above 1,000,000"),
+        ("sex", "F", "'F' is not female or male"),
+        ("age", 700, "outside 0-120"),
+    ):
+        given = {"nt_probnp": 1000, "age": 82, "sex": "female", argument: value}
+        assert message in refused(path, **given)
     assert "trained on nt_probnp=" in refused(path, bnp=300, age=82, sex="male")
 
 
@@ -492,8 +511,8 @@ def test_folders_pair_files_by_name_and_go_on_after_a_bad_one(
     assert f"{rows['both']['probability']:.3f}" in said
 
     shutil.copy(films / "both.dcm", films / "both.png")
-    assert "two films of one name" in refused("ph_fusion", cxr=films)
-    assert "no recording (.hea) in this folder" in refused("ph_fusion", ecg=films)
+    assert "two chest X-rays of one name" in refused("ph_fusion", cxr=films)
+    assert "no ECG (.hea) in this folder" in refused("ph_fusion", ecg=films)
     assert "Give a manifest" in refused("ph_fusion", ecg=ecgs, bnp=300)
     assert "Give a manifest" in refused("ph_fusion", ecg=ecgs, cxr=films / "both.dcm")
 
@@ -640,7 +659,9 @@ def test_a_file_that_is_no_checkpoint(
         tmp_path / "text.ckpt", bnp=300
     )
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    assert "not a checkpoint of one of" in refused(tmp_path / "other.ckpt", bnp=300)
+    assert "not a checkpoint of a model that this software trained" in refused(
+        tmp_path / "other.ckpt", bnp=300
+    )
 
 
 def test_a_submodel_that_gives_no_number_is_not_taken_for_a_missing_input(

@@ -80,7 +80,7 @@ def test_imagenet_weights_without_a_network_are_said_at_once(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     done = launch(
         tmp_path, "experiment=real_cxr", f"cohort.root={tmp_path}", *SETTINGS,
-        "models.cxr.pretrained=true",
+        "models.cxr.pretrained=true", forked=False,
     )  # fmt: skip
     assert done.status == 2, done.output + done.errors
     assert "pretrained=false" in done.errors

@@ -1,6 +1,7 @@
 """CinC Challenge headers -> exams."""
 
 from pathlib import Path
+from pipes import refusal_of_pipe
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,15 @@ def test_bad_comments(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         exams(tmp_path, a="#Dx: 426783006\n", b=text)
     assert expected in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    exams(tmp_path, a="#Dx: 426783006\n")
+
+    def read() -> None:
+        cinc.exams(tmp_path, tmp_path, institution="georgia", codes=CODES)
+
+    assert "b.hea: cannot be read (it is a pipe" in refusal_of_pipe(read, tmp_path / "b.hea")
 
 
 def test_no_headers(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_abnormal(tmp_path: Path, statements: dict[str, float], expected: float)
         ({"patient_id": "x1"}, "line 3, column patient_id: 'x1' is not a whole number"),
         ({"age": "old"}, "line 3, column age: 'old' is not a whole number"),
         ({"sex": "0.5"}, "line 3, column sex: '0.5' is not a whole number"),
+        ({"sex": "2.0"}, "line 3, column sex: '2.0' is not 0 (male) or 1 (female)"),
         ({"recording_date": "9 Nov"}, "line 3, column recording_date: '9 Nov' is not a time"),
         ({"scp_codes": "NORM"}, "line 3, column scp_codes: 'NORM' is not a {code: likelihood}"),
         ({"scp_codes": "{'NORM': 'x'}"}, "is not a {code: likelihood}"),

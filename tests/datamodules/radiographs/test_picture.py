@@ -2,6 +2,7 @@ import logging
 import traceback
 import warnings
 from pathlib import Path
+from pipes import refusal_of_pipe
 
 import numpy as np
 import pandas as pd
@@ -96,6 +97,11 @@ def test_other_files(tmp_path: Path, content: bytes, reason: str) -> None:
     path.write_bytes(content)
     with pytest.raises(RadiographError, match=reason):
         read_radiograph(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "film.png"
+    assert "it is a pipe" in refusal_of_pipe(lambda: read_radiograph(path), path)
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:

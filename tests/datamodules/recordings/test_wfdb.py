@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from pipes import refusal_of_pipe
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -270,6 +271,14 @@ def test_header_without_its_signal_file(tmp_path: Path) -> None:
 
 def test_no_header(tmp_path: Path) -> None:
     assert "ecg.hea: there is no such header. Correct the path" in refusal(tmp_path / "ecg")
+
+
+@pytest.mark.parametrize("name", ["ecg.hea", "ecg.dat"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    record = write(tmp_path)
+    (tmp_path / name).unlink()
+    said = refusal_of_pipe(lambda: read_recording(record), tmp_path / name)
+    assert said.startswith(f"{tmp_path / name}: cannot be read (it is a pipe, socket or device")
 
 
 def test_folder_for_a_header(tmp_path: Path) -> None:

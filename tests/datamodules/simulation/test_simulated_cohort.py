@@ -7,7 +7,7 @@ import pytest
 import wfdb
 
 from datamodules.errors import InputError
-from datamodules.manifest import read_manifest
+from datamodules.manifest import read_manifest, target_of
 from datamodules.radiographs import read_radiograph
 from datamodules.recordings import LEADS, read_recording
 from datamodules.simulation import cohort, simulate_cohort
@@ -97,13 +97,31 @@ def test_manifest_columns_ids_and_x_ray_parameters(whole, institutions):
     assert (owner == 1).all()
     echo = every["lvef_percent"].notna()
     assert (every["echo_time"].notna() == echo).all()
-    assert (every.loc[~echo, ["ph", "tr_velocity_m_s", "pasp_mmhg"]].isna()).all(axis=None)
+    assert (every.loc[~echo, ["tr_velocity_m_s", "pasp_mmhg"]].isna()).all(axis=None)
     for name, table in tables.items():
         films = pd.read_csv(whole / name / "cxr_parameters.csv")
         assert set(films["exam_id"]) <= set(table["exam_id"])
         assert films["cardiothoracic_ratio"].between(0.3, 0.75).all()
         assert table["cxr_path"].isna().all()
         assert not (whole / name / "cxr").exists()
+
+
+@pytest.mark.parametrize(
+    ("pasp", "velocity"), [(45, 2.8), (45, 3.0), (45, 2.5), (35, 2.8), (60, 3.4)]
+)
+def test_ph_is_judged_by_whatever_rule_is_asked_for(whole, institutions, pasp, velocity):
+    """Nothing in the manifest is judged by a rule of its own, which another would contradict."""
+    rule = {
+        "pasp_at_least_mmhg": pasp,
+        "tr_velocity_above_m_s": velocity,
+        "echo_within_days": None,
+    }
+    for name in institutions:
+        table = read_manifest(whole / f"{name}.csv")
+        high = (table["pasp_mmhg"] >= pasp) | (table["tr_velocity_m_s"] > velocity)
+        expected = high.astype(float).where(table["pasp_mmhg"].notna())
+        found = target_of(table, "ph", lvsd={}, ph=rule)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_films_are_written_beside_and_change_nothing_else(ph_institutions, tmp_path):

@@ -12,6 +12,8 @@ from datamodules.simulation.institutions import read_institutions
     [
         ("exams", -5, "exams = -5"),
         ("exams", 10.5, "not a whole number"),
+        ("exams", float("inf"), "exams = inf is not between"),
+        ("seconds", float("nan"), "seconds = nan is not between"),
         ("lvsd_prevalence", 1.4, "lvsd_prevalence = 1.4"),
         ("lvsd_prevalence", float("nan"), "lvsd_prevalence = nan"),
         ("echo_fraction", "most", "not a number"),
@@ -42,8 +44,10 @@ def test_a_bad_setting_is_named_with_its_institution(institutions, key, value, s
 
 def test_a_missing_setting_and_a_bad_name_are_told_together(institutions):
     del institutions["brindlefen"]["mains_hz"]
-    institutions["St. Elsewhere"] = institutions["quillhaven"]
-    with pytest.raises(InputError, match=r"(?s)brindlefen.mains_hz is missing.*St. Elsewhere"):
+    institutions["St. Elsewhere"] = institutions[7] = institutions["quillhaven"]
+    with pytest.raises(
+        InputError, match=r"(?s)brindlefen.mains_hz is missing.*St. Elsewhere.*7 is no inst"
+    ):
         read_institutions(institutions)
 
 
@@ -53,8 +57,15 @@ def test_no_institution_is_refused():
 
 
 def test_an_institutions_own_setting_goes_before_the_common_one():
-    merged = with_common({"exams": 1, "baseline": 2}, {"a": {"exams": 3}, "b": {}})
-    assert merged == {"a": {"exams": 3, "baseline": 2}, "b": {"exams": 1, "baseline": 2}}
+    common = {"exams": 1, "baseline": 2}
+    merged = with_common(common, {"a": {"exams": 3}, "b": {}, "c": None})
+    assert merged == {"a": {"exams": 3, "baseline": 2}, "b": common, "c": common}
+
+
+@pytest.mark.parametrize("own", [400, "quillhaven", [], 0])
+def test_an_institution_that_is_no_settings(own):
+    with pytest.raises(InputError, match=r"cohort.institutions.a = .* not an institution's sett"):
+        with_common({"exams": 1}, {"a": own})
 
 
 def test_seed_below_zero_is_refused(small, tmp_path):

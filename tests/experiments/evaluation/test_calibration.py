@@ -15,7 +15,6 @@ from experiments.evaluation.calibration import (
     BOOTSTRAP,
     COLUMNS,
     DECOMPOSITION,
-    METHODS,
     STATISTICS,
     calibration_table,
     logistic_calibration,
@@ -24,6 +23,7 @@ from experiments.evaluation.calibration import (
     recalibrated,
     reliability_curves,
 )
+from lightning_modules.tasks.decision import METHODS
 
 SETTINGS = {"confidence": 0.95, "resamples": 400, "seed": 0}
 

@@ -7,13 +7,13 @@ import pytest
 from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.calibration import (
     COLUMNS,
-    METHODS,
     calibration_table,
     reliability_curves,
 )
 from experiments.evaluation.folds import calibration_of_folds, operating_points_of_folds
 from experiments.evaluation.operating import operating_points
-from experiments.evaluation.predictions import POOLED
+from experiments.evaluation.predictions import ALL_EXTERNAL
+from lightning_modules.tasks.decision import METHODS
 
 SETTINGS = {"confidence": 0.95, "resamples": 50, "seed": 3}
 
@@ -117,7 +117,7 @@ def test_a_recalibration_is_pooled_only_where_all_folds_have_it():
         for method in METHODS:
             of_both = (table["model"] == model) & (table["recalibration"] == method)
             own = table[of_both].set_index("institution")
-            assert list(own.index) == ["a", "b", "c", POOLED]
+            assert list(own.index) == ["a", "b", "c", ALL_EXTERNAL]
             assert list(own["n"]) == [80, 80, 80, 240]
             assert list(own["positives"]) == [20, 20, 20, 60]
             estimated = [True, True, *[(model, method) in whole] * 2]
@@ -137,5 +137,5 @@ def test_operating_points_are_pooled_only_where_all_folds_have_a_threshold(folds
     table = operating_points_of_folds([first, second[~no_cnn]], sensitivity=0.9, **SETTINGS)
     assert table["tp"].dtype == "Int64"
     known = table.groupby(["model", "institution"])["tp"].count()
-    assert known["cnn"].to_dict() == {"a": 2, "b": 0, POOLED: 0}
-    assert known["mae"].to_dict() == {"a": 2, "b": 2, POOLED: 2}
+    assert known["cnn"].to_dict() == {"a": 2, "b": 0, ALL_EXTERNAL: 0}
+    assert known["mae"].to_dict() == {"a": 2, "b": 2, ALL_EXTERNAL: 2}

@@ -21,7 +21,7 @@ from experiments.evaluation.operating import (
     sensitivity_threshold,
 )
 from experiments.evaluation.proportion import wilson_interval
-from experiments.evaluation.threshold import youden_threshold
+from lightning_modules.tasks.decision import youden_threshold
 
 SETTINGS = {"confidence": 0.95, "resamples": 500, "seed": 0}
 
@@ -275,5 +275,5 @@ def test_threshold_at_fixed_sensitivity():
     assert sensitivity_threshold(target, probability, 0.25) == pytest.approx(0.85)
     # all alike: everything is called
     assert sensitivity_threshold([1, 0], [0.4, 0.4], 0.9) == 0.4
-    with pytest.raises(InputError, match="both classes"):
+    with pytest.raises(ValueError, match="both classes"):
         sensitivity_threshold([0, 0], [0.1, 0.2], 0.9)

@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from experiments.evaluation.predictions import COLUMNS, check_predictions, read_predictions
+from experiments.evaluation.predictions import (
+    COLUMNS,
+    LABEL,
+    check_predictions,
+    only_label,
+    read_predictions,
+    read_several,
+)
 
 
 def table(**changes):
@@ -25,12 +32,13 @@ def table(**changes):
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_written_table_is_read_back(tmp_path, suffix):
     path = tmp_path / f"p.{suffix}"
-    shuffled = table()[list(COLUMNS[::-1])].assign(note="ignored")
+    shuffled = table(label="lvsd")[list(COLUMNS[::-1])].assign(note="ignored")
     shuffled.to_csv(path, index=False) if suffix == "csv" else shuffled.to_parquet(path)
     read = read_predictions(path)
     assert tuple(read.columns) == COLUMNS
     assert list(read["patient_id"]) == ["001", "002", "003"]
     assert list(read["target"]) == [0, 1, 1]
+    assert set(read["label"]) == {"lvsd"}
     assert read["target"].dtype == "int64"
     assert read["logit"].dtype == read["probability"].dtype == "float64"
 
@@ -109,3 +117,51 @@ def test_what_is_no_table_is_said(tmp_path):
         (tmp_path / name).write_bytes(b"" if name == "empty.csv" else b"PAR1 nothing")
         with pytest.raises(InputError, match=name):
             read_predictions(tmp_path / name)
+
+
+def test_a_table_without_label_is_of_one():
+    checked = check_predictions(table(), "ours")
+    assert tuple(checked.columns) == COLUMNS
+    assert set(checked["label"]) == {LABEL}
+    assert only_label(check_predictions(table(), "ours", label="ph")) == "ph"
+    assert only_label(check_predictions(table(label="lvsd"), "ours", label="ph")) == "lvsd"
+
+
+def test_an_exam_has_a_row_and_a_truth_of_each_label():
+    other = table(label="ph", target=[1, 1, 0])
+    both = check_predictions(pd.concat([table(label=" lvsd"), other]), "ours")
+    assert both.groupby("label")["target"].agg(list).to_dict() == {
+        "lvsd": [0, 1, 1],
+        "ph": [1, 1, 0],
+    }
+    with pytest.raises(InputError, match="2 labels .lvsd, ph.*Hand in the rows of one label"):
+        only_label(both)
+    with pytest.raises(InputError) as caught:
+        check_predictions(pd.concat([both, other.iloc[1:2]]), "theirs")
+    assert str(caught.value).startswith("theirs: 1 unusable value")
+    assert "row 7, exam_id: '2' of a is there more than once" in str(caught.value)
+    assert "label 'ph'" in str(caught.value)
+
+
+def test_an_empty_label_is_refused():
+    with pytest.raises(InputError, match="row 2, label: empty; give every row one"):
+        check_predictions(table(label=["lvsd", None, "lvsd"]), "theirs")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ((None, None), [LABEL, LABEL]),
+        (("lvsd", None), ["lvsd", "lvsd"]),
+        ((None, "lvsd"), ["lvsd", "lvsd"]),
+        (("lvsd", "ph", None), ["lvsd", "ph", LABEL]),
+    ],
+)
+def test_a_file_without_label_has_that_of_the_others(tmp_path, labels, expected):
+    paths = [str(tmp_path / f"{number}.csv") for number in range(len(labels))]
+    for label, path in zip(labels, paths, strict=True):
+        written = table() if label is None else table(label=label)
+        written.to_csv(path, index=False)
+    read = read_several(paths)
+    assert tuple(read.columns) == COLUMNS
+    assert list(read["label"]) == np.repeat(expected, 3).tolist()

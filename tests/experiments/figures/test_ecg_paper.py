@@ -10,10 +10,17 @@ from matplotlib.collections import LineCollection
 from matplotlib.image import imread
 
 from datamodules.recordings import LEADS, read_recording
-from experiments.figures.ecg_paper import ecg_figure, reconstruction_figure
+from experiments.figures.ecg_paper import ecg_figure, sheets_figure
+from lightning_modules.pretraining.masked_autoencoder import MaskedAutoencoder
+from lightning_modules.pretraining.pretraining import Sheet
 
 RATE = 100
 SAMPLES = 10 * RATE
+
+
+def reconstruction_figure(original, visible, reconstruction, rate, title):
+    example = {"original": original, "visible": visible, "reconstruction": reconstruction}
+    return sheets_figure(MaskedAutoencoder.sheets(example), rate, title)
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +142,8 @@ def test_a_real_ecg_is_small_and_quick(real_data):
 
 
 def test_wrong_shapes_are_refused(arrays):
-    original, visible, reconstruction = arrays
-    with pytest.raises(ValueError, match="must be alike"):
-        reconstruction_figure(original, visible[:, :-1], reconstruction, RATE, "")
+    original = arrays[0]
+    with pytest.raises(ValueError, match="is not like"):
+        sheets_figure([Sheet("", {"one": original, "other": original[:, :-1]})], RATE, "")
     with pytest.raises(ValueError, match=r"\[12, T\]"):
         ecg_figure(original[:8], RATE, "")

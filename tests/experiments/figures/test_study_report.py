@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from experiments.evaluation.comparison import compare
+from experiments.evaluation.analysis import Settings, analyse, aurocs
+from experiments.evaluation.predictions import check_predictions
 from experiments.evaluation.summary import summarise
 from experiments.evaluation.tripod import ITEMS
-from experiments.figures.ecg_paper import reconstruction_figure
 from experiments.figures.html import Paragraph, Picture, Report, Section, render
-from experiments.figures.study import Cohort, Pretraining, Settings, Subsets, build
-from experiments.figures.study_text import Study
+from experiments.figures.report import build
+from experiments.figures.study import Cohort, Pretraining, Study, Subsets
 from experiments.figures.style import new_figure
 
 SETTINGS = Settings(
@@ -137,16 +137,13 @@ STUDY = Study(
 )
 
 
-def built(predictions, study=STUDY, **options):
-    bootstrap = SETTINGS.bootstrap
-    return build(
-        predictions,
-        summary=summarise(predictions, **bootstrap),
-        comparisons=compare(predictions, **bootstrap),
-        study=study,
-        settings=SETTINGS,
-        **options,
-    )
+def built(predictions, study=STUDY, *, common=False, folds=(), **known):
+    checked = check_predictions(predictions, "ours")
+    found = aurocs(checked, SETTINGS, common=common)
+    cohort = known.get("cohort")
+    exams = None if cohort is None else cohort.exams
+    analysis = analyse(found, SETTINGS, exams=exams, folds=folds)
+    return build(analysis, replace(study, **known))
 
 
 @pytest.fixture(scope="module")
@@ -299,8 +296,8 @@ def test_a_fusion_shows_its_subsets_and_each_model_on_its_own_exams():
     evidence = built(
         predictions,
         replace(STUDY, main="cnn", fusion="cross-fitted in 3 folds of patients"),
+        common=True,
         cohort=cohort,
-        own_summary=summarise(predictions, **SETTINGS.bootstrap),
         subsets=Subsets(subsets, {"ecg + bnp": ("ecg", "bnp"), "ecg": ("ecg",)}),
     )
     page = Page(evidence.html)
@@ -315,27 +312,28 @@ def test_what_pretraining_learned_and_what_readers_did():
     _, predictions = cohort_and_predictions()
     rows = {
         "held out": ["north", "south"],
-        "ECGs": [1234, 987],
+        "exams": [1234, 987],
         "explained_variance": [0.812, 0.471],
         "least_squares": [0.74, 0.741],
     }
-    ecg = np.zeros((12, 100))
-    picture = reconstruction_figure(ecg, ecg == 0, ecg, 100.0, "a validation exam")
+    words = {"explained_variance": "explained by the autoencoder", "least_squares": "by leads"}
+    table, picture = pd.DataFrame(rows), new_figure(80, 40)
     evidence = built(
         predictions,
-        pretraining=Pretraining(pd.DataFrame(rows), picture),
+        pretraining=Pretraining(table, words, "What was learned.", picture, "An exam."),
         readers=[Paragraph("Ten readers.")],
     )
     page = Page(evidence.html)
     assert "Pretraining" in page.text
-    assert "1 of 2 autoencoders learned more than that" in page.text
-    assert "north 1,234 81.2 % 74.0 %" in page.text
+    assert "What was learned." in page.text
+    assert "north 1,234 0.812 0.740" in page.text
     assert {"pretraining.csv", "pretraining.tex"} <= set(evidence.tables)
-    assert "reconstruction" in evidence.figures
+    assert "pretraining" in evidence.figures
     assert "Reader study Ten readers." in re.sub(r"\d+\. ", "", page.text)
-    alone = Pretraining(pd.DataFrame(rows).iloc[1:].assign(**{"held out": ""}), picture)
-    page = Page(built(predictions, pretraining=alone).html)
-    assert "the autoencoder has not learned more than that" in page.text
+    alone = Pretraining(table.iloc[1:].assign(**{"held out": ""}), words, "", None, "")
+    evidence = built(predictions, pretraining=alone)
+    assert "held out" not in Page(evidence.html).text
+    assert "pretraining" not in evidence.figures
 
 
 def test_the_mean_of_two_institutions_does_not_lead():

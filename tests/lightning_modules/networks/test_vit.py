@@ -6,10 +6,10 @@ from timm.layers import PatchEmbed
 
 from lightning_modules.networks.vit import (
     LeadPatchEmbed,
+    ViT,
     patchify,
     position_embedding,
     unpatchify,
-    vision_transformer,
 )
 
 
@@ -19,9 +19,7 @@ from lightning_modules.networks.vit import (
 def test_the_papers_encoders_have_the_papers_sizes(name: str, millions: float) -> None:
     network = yaml.safe_load((REPOSITORY / "configs/network" / f"{name}.yaml").read_text())
     with torch.device("meta"):
-        encoder = vision_transformer(
-            leads=12, samples=5000, patch_samples=250, **network["settings"]
-        )
+        encoder = ViT(leads=12, samples=5000, **{**network["settings"], "patch_samples": 250})
     parameters = sum(p.numel() for p in encoder.parameters())
     assert parameters == pytest.approx(millions * 1e6, abs=0.05e6)
     assert encoder.patch_embed.num_patches == 240
@@ -51,9 +49,7 @@ def test_positions_differ_and_nearby_times_are_nearer() -> None:
 
 
 def test_a_wrong_length_is_refused_with_both_shapes() -> None:
-    network = vision_transformer(
-        leads=12, samples=500, patch_samples=50, width=16, depth=1, heads=2, outputs=1
-    )
+    network = ViT(leads=12, samples=500, patch_samples=50, width=16, depth=1, heads=2, outputs=1)
     with pytest.raises(ValueError, match=r"\(12, 500\), not \(12, 400\)"):
         network(torch.zeros(1, 12, 400))
 
@@ -70,4 +66,4 @@ def test_a_wrong_length_is_refused_with_both_shapes() -> None:
 def test_sizes_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
     sizes = {"leads": 12, "samples": 500, "patch_samples": 50, "width": 16, "depth": 1, "heads": 2}
     with pytest.raises(ValueError, match=message):
-        vision_transformer(**{**sizes, **change})  # type: ignore[arg-type]
+        ViT(**{**sizes, **change})  # type: ignore[arg-type]

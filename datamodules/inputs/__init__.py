@@ -1,0 +1,1 @@
+"""What models read of an exam: one file an input, each holding all of that input."""

@@ -1,0 +1,265 @@
+"""A study's values, made of its configuration once, before anything long begins."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from datamodules.errors import InputError
+from datamodules.inputs.input import Fitted, Input
+from datamodules.manifest import Column, target_of
+from experiments.config import plain
+from experiments.processes import Processes
+from experiments.schema import Config
+from experiments.stages.cohort import Question
+from experiments.stages.pretrain import pretraining_class
+from experiments.stages.stage import Lab
+from experiments.stages.train import Model, Models
+from experiments.stages.training import OURS, Compute
+from experiments.tracking import Tracking
+from lightning_modules import classifier, lvsd, ph
+from lightning_modules.classifier import TaskModule
+from lightning_modules.networks.network import load_published_weights
+from lightning_modules.target import OURS as OWN_PACKAGES
+from lightning_modules.target import resolve, targets_in
+from lightning_modules.tasks.task import Task
+
+Made = TypeVar("Made")
+
+MODELS = {
+    name: f"{module.__name__}.{name}"
+    for module in (lvsd, ph, classifier)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, TaskModule)
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study asks, and how its models come to be.
+
+    `fusion`: the settings of how they are put together, if they are. `judging`: the settings that
+    judge a pretraining. `allowed`: modules beside this software's own that the configuration names.
+    """
+
+    question: Question
+    models: Models
+    fusion: Mapping[str, Any] | None
+    judging: Mapping[str, Any]
+    allowed: tuple[str, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the inputs that its models read, in their order."""
+        return tuple(self.question.inputs)
+
+    def lab(self, config: Config, tracking: Tracking, processes: Processes) -> Lab:
+        """What its stages work with."""
+        return Lab(
+            Path(config.cache) / "stages",
+            tracking,
+            processes,
+            _lightnings(config),
+            config.trainer.loading_workers,
+            config.trainer.test_batch_size,
+            self.allowed,
+            self.judging,
+        )
+
+
+def plan_of(config: Config) -> Plan:
+    """The study's values, each network built once without memory.
+
+    Raises InputError for what can't be imported or made, and for settings that do not fit.
+    """
+    known = {name: _input(name, values) for name, values in plain(config.inputs).items()}
+    columns = _columns(known)
+    task = _made("task", lambda: _task(plain(config.task), config.target))
+    models = {
+        name: _model(config, name, model, known) for name, model in plain(config.models).items()
+    }
+    inputs = {model.reads: known[model.reads] for model in models.values()}
+    pretraining = plain(config.pretrain)
+    judging = _made("pretrain", lambda: pretraining_class(pretraining)).judging
+    study = Models(
+        task,
+        inputs,
+        models,
+        {name: value for name, value in pretraining.items() if name not in judging},
+        config.seed,
+        Compute.of(_lightnings(config)),
+    )
+    for name in models:
+        _check_model(study, name)
+    target = partial(target_of, target=config.target, lvsd=plain(config.lvsd), ph=plain(config.ph))
+    return Plan(
+        Question(inputs, task, target, columns),
+        study,
+        None if config.fusion is None else plain(config.fusion),
+        {name: pretraining[name] for name in judging},
+        tuple(sorted(_strangers(plain(config)))),
+    )
+
+
+def _lightnings(config: Config) -> dict[str, Any]:
+    return {name: value for name, value in plain(config.trainer).items() if name not in OURS}
+
+
+def _made(where: str, make: Callable[[], Made]) -> Made:
+    try:
+        return make()
+    except (ValueError, TypeError, AssertionError, ArithmeticError, IndexError, KeyError) as error:
+        text = f"{error} is not given" if isinstance(error, KeyError) else str(error)
+        ending = "" if text.endswith((".", "?")) else "."
+        raise InputError(f"{where}: {text}{ending}") from None
+
+
+def _input(name: str, values: Mapping[str, Any]) -> Input:
+    def make() -> Input:
+        if "_target_" not in values:
+            raise ValueError("_target_ must name the input's class, as package.module.Class")
+        kind = resolve(values["_target_"])
+        if not (isinstance(kind, type) and issubclass(kind, Input)):
+            raise ValueError(f"_target_={values['_target_']} is not an Input")
+        made: Input = kind.from_dict({k: v for k, v in values.items() if k != "_target_"})
+        return made
+
+    return _made(f"inputs.{name}", make)
+
+
+def _columns(inputs: Mapping[str, Input]) -> dict[str, Column]:
+    """The manifest's columns of all inputs; InputError where two inputs go by one name."""
+    columns: dict[str, Column] = {}
+    known: dict[str, tuple[str, object]] = {}
+    for name, input in inputs.items():
+        own: dict[str, object] = {f"{argument}=": of for argument, of in input.arguments.items()}
+        own |= input.columns
+        for what, of in own.items():
+            first, as_first = known.setdefault(what, (name, of))
+            if as_first is not of and as_first != of:
+                raise InputError(
+                    f"inputs.{first} and inputs.{name} are two inputs that take {what} for "
+                    "different things. Rename it in one of them, or leave one out."
+                )
+        columns |= input.columns
+    return columns
+
+
+def _task(values: Mapping[str, Any], target: str) -> Task:
+    kind = resolve(values["_target_"])
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise ValueError(f"_target_={values['_target_']} is not a Task")
+    others = {name: value for name, value in values.items() if name != "_target_"}
+    made: Task = kind(labels=(target,), **others)
+    return made
+
+
+def _model(
+    config: Config, name: str, model: Mapping[str, Any], inputs: Mapping[str, Input]
+) -> Model:
+    where, reads = f"models.{name}", model["input"]
+    if reads not in inputs:
+        near = get_close_matches(str(reads), inputs, 1)
+        raise InputError(
+            f"{where}.input={reads}: it is one of {', '.join(inputs)} (inputs)."
+            + (f" Did you mean {near[0]}?" if near else "")
+        )
+    recipe = plain(config.recipes).get(reads)
+    if recipe is None:
+        raise InputError(f"recipes.{reads} must say how models of {reads} are trained.")
+    return Model(
+        _made(where, lambda: _model_class(model["classifier"])),
+        reads,
+        model["network"],
+        {**recipe, **model["finetune"]},
+        model["pretrained"],
+    )
+
+
+def _model_class(name: str) -> type[TaskModule]:
+    """The class of this dotted name; ValueError where it is no model's."""
+    try:
+        kind = resolve(name)
+    except ValueError as error:
+        near = get_close_matches(name.rpartition(".")[2], MODELS, 1)
+        hint = f". Did you mean {MODELS[near[0]]}?" if near else ""
+        raise ValueError(str(error).replace("_target_=", "classifier=") + hint) from None
+    if not (isinstance(kind, type) and issubclass(kind, TaskModule)):
+        raise ValueError(f"classifier={name} is not a model that can be trained")
+    return kind
+
+
+def _check_model(models: Models, name: str) -> None:
+    """Build the model, and its pretraining if it starts from one, without memory."""
+    model, where = models.models[name], f"models.{name}"
+    input = models.inputs[model.reads]
+    unfitted = Fitted(input, {}, input.example_statistics())
+    starts = models.starts_from_pretraining(model)
+
+    def build() -> None:
+        if model.recipe.get("max_epochs") == model.recipe.get("max_steps") == -1:
+            raise ValueError("training never ends: give max_steps or max_epochs")
+        stage = models.stage(name, model, unfitted, ())
+        _made(
+            f"{where}.finetune.augmentation",
+            lambda: input.augmentation(model.recipe.get("augmentation", {})),
+        )
+        both = np.array([[0.0], [1.0]])
+        if starts:
+            if not (model.network or {}).get("pretrainable"):
+                network = (model.network or {"name": "a model without a network"})["name"]
+                raise ValueError(
+                    f"pretrained=true: {network} can't be pretrained as "
+                    f"{pretraining_class(models.pretraining or {}).name}. Choose a network=vit_*, "
+                    "or set it to false"
+                )
+            pretraining = models.pretrain_stage(model, unfitted, ())
+            _made(
+                "pretrain.augmentation",
+                lambda: input.augmentation(pretraining.settings.get("augmentation", {})),
+            )
+            with torch.device("meta"):
+                _made("pretrain", pretraining.module)
+        # Published weights can't be had on no device: where they are asked for, fetch them now.
+        published = model.pretrained and not starts
+        with torch.device("cpu" if published else "meta"):
+            module = stage.module(both)
+            if published:
+                load_published_weights(module.network)
+
+    try:
+        _made(where, build)
+    except RuntimeError as error:
+        raise InputError(f"{where}: {error}.") from None
+
+
+def _strangers(values: Any) -> set[str]:
+    """The modules that a configuration names beside this software's own."""
+    named = [*targets_in(values), *(model["classifier"] for model in values["models"].values())]
+    modules = {target.rpartition(".")[0] for target in named}
+    return {module for module in modules if module.partition(".")[0] not in OWN_PACKAGES}
+
+
+def rule_of(config: Config) -> str:
+    """How the target follows from measurements, in words; empty where none was read."""
+    if not config.models:
+        return ""
+    if config.target == "lvsd":
+        rule = f"LVEF below {config.lvsd.lvef_below_percent:g} %"
+        return rule + _window(config.lvsd.echo_within_days)
+    if config.target == "ph":
+        return (
+            "the manifest's column ph, or where that is empty PASP of "
+            f"{config.ph.pasp_at_least_mmhg:g} mmHg or more, or TR velocity above "
+            f"{config.ph.tr_velocity_above_m_s:g} m/s" + _window(config.ph.echo_within_days)
+        )
+    return f"the manifest's column {config.target}"
+
+
+def _window(days: float | None) -> str:
+    return "" if days is None else f", echocardiogram within {days:g} days of the exam"

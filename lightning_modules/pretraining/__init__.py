@@ -1,0 +1,1 @@
+"""What learns from unlabelled exams: one file a pretraining, each holding all of it."""

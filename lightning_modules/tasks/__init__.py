@@ -1,0 +1,1 @@
+"""What a model is asked: one file a task, each holding all of that task."""

@@ -71,6 +71,17 @@ def check_parents(files: Mapping[str, Any], typed: Sequence[Typed]) -> None:
         parts = override.key.split(".")
         if override.chooses or override.hydras:
             continue
+        if parts[0] in ("models", "inputs", "task") and override.parsed.value() == {}:
+            raise InputError(
+                f"{override.text}: an empty group takes nothing away. Leave one out with "
+                f"'~{parts[0]}.NAME'."
+            )
+        if re.match(r"models\.[^.]+\.finetune\.", override.key):
+            continue  # what of its recipe a model changes is for the schema to judge
+        if parts[0] == "pretrain" and len(parts) == 2 and parts[1] not in files["pretrain"]:
+            # A pretraining from elsewhere may have any settings, but those its file has.
+            hint = nearest(override.key, files)
+            raise InputError(f"{override.text}: there is no such key. {hint}")
         value: Any = files
         for depth, part in enumerate(parts[:-1], 1):
             parent, rest = ".".join(parts[:depth]), ".".join(parts[depth:])

@@ -1,7 +1,8 @@
 """A study's values, made of its configuration once, before anything long begins."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -126,7 +127,9 @@ def _input(name: str, values: Mapping[str, Any]) -> Input:
         kind = resolve(values["_target_"])
         if not (isinstance(kind, type) and issubclass(kind, Input)):
             raise ValueError(f"_target_={values['_target_']} is not an Input")
-        made: Input = kind.from_dict({k: v for k, v in values.items() if k != "_target_"})
+        given = {name: value for name, value in values.items() if name != "_target_"}
+        _check_fields(kind, given)
+        made: Input = kind.from_dict(given)
         return made
 
     return _made(f"inputs.{name}", make)
@@ -155,8 +158,29 @@ def _task(values: Mapping[str, Any], target: str) -> Task:
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"_target_={values['_target_']} is not a Task")
     others = {name: value for name, value in values.items() if name != "_target_"}
+    _check_fields(kind, others, taken={"labels"})
     made: Task = kind(labels=(target,), **others)
     return made
+
+
+def _check_fields(
+    kind: Any, given: Mapping[str, Any], taken: AbstractSet[str] = frozenset()
+) -> None:
+    """Raise ValueError for a setting that a dataclass does not have, or that it lacks."""
+    known = {field.name: field for field in fields(kind) if field.name not in taken}
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            there = f"There are {', '.join(known)}." if known else "It has none."
+            hint = f"Did you mean {near[0]}?" if near else there
+            raise ValueError(f"{kind.__name__} has no setting {name}. {hint}")
+    needed = [
+        name
+        for name, field in known.items()
+        if field.default is MISSING and field.default_factory is MISSING and name not in given
+    ]
+    if needed:
+        raise ValueError(f"{', '.join(needed)} must be given to {kind.__name__}")
 
 
 def _model(
@@ -176,9 +200,18 @@ def _model(
         _made(where, lambda: _model_class(model["classifier"])),
         reads,
         model["network"],
-        {**recipe, **model["finetune"]},
+        _changed(recipe, model["finetune"]),
         model["pretrained"],
     )
+
+
+def _changed(recipe: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as a model changes it: of a group of settings, those that it names."""
+    changed = dict(recipe)
+    for name, value in own.items():
+        both = isinstance(value, dict) and isinstance(recipe.get(name), dict)
+        changed[name] = {**recipe[name], **value} if both else value
+    return changed
 
 
 def _model_class(name: str) -> type[TaskModule]:

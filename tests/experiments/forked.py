@@ -25,6 +25,8 @@ def _run(
         os.dup2(file, descriptor)
     sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
     os.chdir(folder)
+    # As `python -m` finds modules there; the tests' own folders are not a person's.
+    sys.path[:] = [str(folder), *(p for p in sys.path if "tests" not in Path(p).parts)]
     from experiments.run import main
 
     status = main(arguments)

@@ -45,6 +45,7 @@ def test_a_persons_word_beats_scale_and_experiment() -> None:
         ("network=vit_bas", "Did you mean network=vit_base?"),
         ("experiment=lvds", "Did you mean experiment=lvsd?"),
         ("lvsd", "NAME=VALUE"),
+        ("models.a/b={input: ecg}", "models.a/b is no name that a key can have"),
         ("seed=abc", "seed=abc: it must be a whole number"),
         ("seed=true", "seed=true: it must be a whole number"),
         ("seed=1.5", "seed=1.5: it must be a whole number"),

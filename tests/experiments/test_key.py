@@ -149,3 +149,10 @@ def test_exams_are_told_with_their_targets_only_where_these_are_learned() -> Non
         same = digest(with_target=with_target) == digest(with_target=with_target, target=0.0)
         assert same == (not with_target)
         assert digest(with_target=with_target) != digest(with_target=with_target, split="val")
+
+
+def test_no_training_passes_through_a_model_that_it_does_not_train() -> None:
+    passed = provenance._closure(("experiments.stages.train",))
+    for other in ("fusion", "ph", "lvsd"):
+        assert f"lightning_modules.{other}" not in passed
+    assert "lightning_modules.classifier" in passed

@@ -52,6 +52,44 @@ def test_an_input_twice_in_a_file(tmp_path: Path) -> None:
         compose_config(["--config-dir", str(tmp_path), "experiment=twice"])
 
 
+def test_a_model_changes_of_its_recipe_what_it_names() -> None:
+    mine = "models.cnn.finetune={augmentation: {noise: 0.1}, gradient_clip: null}"
+    models = plan_of(compose_config([mine, "models.cnn.finetune.max_steps=7"])).models.models
+    recipe, common = models["cnn"].recipe, models["scratch_vit"].recipe
+    assert recipe["augmentation"] == {**common["augmentation"], "noise": 0.1}
+    assert (recipe["gradient_clip"], recipe["max_steps"]) == (None, 7)
+    assert {k for k in recipe if recipe[k] != common[k]} == (
+        {"augmentation", "gradient_clip", "max_steps"}
+    )
+
+
+def test_a_pretraining_of_ones_own_keeps_its_settings(tmp_path: Path) -> None:
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "mine.yaml").write_text(
+        "defaults: [mae]\nmax_steps: 4\ngradient_clip: null\nmax_epochs: -1\n"
+    )
+    config = compose_config(["--config-dir", str(tmp_path), "pretrain=mine"])
+    assert (config.pretrain.max_steps, config.pretrain.gradient_clip) == (4, None)
+    assert config.pretrain.batch_size == 256
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("task.sensitivty=3", "task: Binary has no setting sensitivty"),
+        ("inputs.bnp.agee=true", "inputs.bnp: Blood has no setting agee. Did you mean age"),
+        ("inputs.other={_target_: datamodules.inputs.cxr.CXR}", "size must be given to CXR"),
+        ("models={}", "Leave one out with '~models.NAME'"),
+        ("pretrain.nois=3", "there is no such key"),
+        ("models.cnn.finetune.augmentation.amplitude=7", "amplitude 7 is not between 0 and 1"),
+    ],
+)
+def test_what_a_value_does_not_take(override: str, told: str) -> None:
+    with pytest.raises(InputError) as refused:
+        plan_of(compose_config([override]))
+    assert told in str(refused.value)
+
+
 def test_a_plan_is_of_what_the_configuration_says() -> None:
     settings = ["experiment=ph", "bnp.age=true", "models.ph_bnp.finetune={penalty: 3}"]
     plan = plan_of(compose_config(settings))

@@ -68,6 +68,11 @@ def test_a_strangers_name_is_refused(target: str) -> None:
     check_allowed({"network": {"_target_": "lightning_modules.networks.vit.ViT"}})
 
 
+def test_a_name_without_a_module_is_refused() -> None:
+    with pytest.raises(ValueError, match="_target_=Net: write it as package.module.Class"):
+        check_allowed({"network": {"_target_": "Net"}})
+
+
 def test_what_is_allowed_is_a_module_or_all_of_a_package() -> None:
     values = {"_target_": "torch.nn.Linear"}
     check_allowed(values, ["torch"])

@@ -303,3 +303,7 @@ def test_files_of_a_folder_that_are_films(tmp_path: Path) -> None:
     assert made.of_exam({"ecg_path": "a.dcm"}, tmp_path) is None
     with pytest.raises(InputError, match="there is no such file"):
         made.of_exam({"cxr_path": "none.png"}, tmp_path)
+
+
+def test_no_augmentation_is_none() -> None:
+    assert CXR(8).augmentation({}) is None

@@ -241,3 +241,7 @@ def test_what_is_read_of_an_exam() -> None:
         "min_sampling_rate_hz": 100,
         "max_sampling_rate_hz": 4000,
     }
+
+
+def test_no_augmentation_is_none() -> None:
+    assert ecg_input().augmentation({}) is None

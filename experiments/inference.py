@@ -26,7 +26,7 @@ class Prediction:
     """A probability and what it was based on.
 
     threshold, positive: None where the checkpoint has no operating threshold. inputs, missing:
-    what the model reads ("ecg", "cxr", "bnp") and was there, and was not. submodels: each one's own
+    what the model reads, by name, and was there, and was not. submodels: each one's own
     probability, for a fusion. warnings: sentences on inputs that are unlike the training data.
     """
 

@@ -181,9 +181,15 @@ class PretrainMAE(Schedule):
     plateau_explained_variance: float
 
 
+MAE = (
+    "lightning_modules.pretraining.masked_autoencoder.MaskedAutoencoder",
+    "lightning_modules.mae.MaskedAutoencoder",
+)
+
+
 def _of_mae(values: Any) -> str:
     target = values.get("_target_", "") if isinstance(values, dict) else values.target
-    return "mae" if str(target).rpartition(".")[2] == "MaskedAutoencoder" else "another"
+    return "mae" if target in MAE else "another"
 
 
 class FilmFinetune(Schedule):

@@ -210,10 +210,7 @@ class Finetune(Train):
             save_weights_only=True,
             enable_version_counter=False,
         )
-        # Few labels make short epochs; each of them is validated.
-        a_step = recipe["batch_size"] * self.compute.processes
-        epoch = math.ceil(len(data.train_targets) / a_step)
-        interval = min(recipe["validate_every_steps"], epoch)
+        interval = validation_interval(recipe, len(data.train_targets), self.compute.processes)
         fit = trainer(
             place,
             self.compute,
@@ -362,6 +359,13 @@ class Models:
             self.seed,
             self.compute,
         )
+
+
+def validation_interval(recipe: Mapping[str, Any], exams: int, processes: int) -> int:
+    """Optimiser steps from one validation to the next: as asked, or every epoch where few labels
+    make it shorter. A step takes a batch of each process."""
+    epoch = math.ceil(exams / (recipe["batch_size"] * processes))
+    return int(min(recipe["validate_every_steps"], epoch))
 
 
 def chosen_thresholds(task: Task, validation: Any) -> list[float]:

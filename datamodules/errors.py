@@ -1,12 +1,16 @@
 """The exceptions for a mistake that a person can mend."""
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
 class InputError(Exception):
     """A person's mistake: the message says where, what and the remedy, and is all they see."""
+
+
+class NoAnswerError(InputError):
+    """A model that can't be asked this, whatever the exam."""
 
 
 class FileError(InputError):
@@ -34,6 +38,12 @@ def check_ordinary(path: Path) -> None:
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(None, "it is a pipe, socket or device, not a file")
+
+
+def listed(names: Iterable[str]) -> str:
+    """a, b and c."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def listing(problems: Sequence[str], limit: int = 20) -> str:

@@ -128,9 +128,9 @@ class ExamDataModule(L.LightningDataModule):
     `exams` (one row an exam; its position is batch["exam"]): institution, split ("train", "val",
     "test"; "held_out" for those kept from a cross-fitted model; "external" for an external
     institution's), patient_id, exam_id, row (in the institution's store), the columns named in
-    `targets` (NaN where unknown), and the manifest's. With `labelled`, only exams with a known
-    target are drawn. After transfer to the device a batch holds the input's tensor under `reads`
-    in place of "recorded".
+    `targets` (NaN where unknown), and the manifest's. Where there are targets, only exams of which
+    one is known are drawn. After transfer to the device a batch holds the input's tensor under
+    `reads` in place of "recorded".
     """
 
     def __init__(
@@ -142,13 +142,12 @@ class ExamDataModule(L.LightningDataModule):
         input: Input,
         augmentation: Augmentation | None,
         loading: Loading,
-        labelled: bool,
-        targets: Sequence[str] = ("target",),
+        targets: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.exams, self.stores = exams.reset_index(drop=True), dict(stores)
         self.reads, self.input, self.augmentation = reads, input, augmentation
-        self.loading, self.labelled, self.targets = loading, labelled, tuple(targets)
+        self.loading, self.targets = loading, tuple(targets)
         numbers = {name: number for number, name in enumerate(self.stores)}
         institution = np.asarray(self.exams["institution"].map(numbers), dtype=np.int64)
         packed = [store for store in self.stores.values() if store is not None]
@@ -159,15 +158,15 @@ class ExamDataModule(L.LightningDataModule):
         )
 
     def chosen(self, *splits: str) -> NDArray[np.int64]:
-        """Positions in `exams` of the splits' exams, labelled ones only where that is asked."""
+        """Positions in `exams` of the splits' exams, labelled ones only where there are targets."""
         wanted = self.exams["split"].isin(splits)
-        if self.labelled:
+        if self.targets:
             wanted &= self.exams[list(self.targets)].notna().any(axis=1)
         return np.flatnonzero(wanted.to_numpy()).astype(np.int64)
 
     @property
     def train_targets(self) -> NDArray[np.float64]:
-        """Targets (n, labels) of the training exams, for class weights."""
+        """Targets (n, labels) of the training exams, NaN where unknown."""
         targets: NDArray[np.float64] = self.exams[list(self.targets)].to_numpy(np.float64)
         return targets[self.chosen("train")]
 
@@ -203,7 +202,7 @@ class ExamDataModule(L.LightningDataModule):
         return {**batch, self.reads: prepared}
 
     def fit_input(self) -> Fitted:
-        """The input fitted on training exams, labelled ones only where that is asked."""
+        """The input fitted on training exams, labelled ones only where there are targets."""
         stores = {name: store for name, store in self.stores.items() if store is not None}
         return self.input.fit(self.dataset.read, self.exams.iloc[self.chosen("train")], stores)
 

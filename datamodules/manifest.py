@@ -20,6 +20,7 @@ import pandas as pd
 import pandera.pandas as pa
 import pyarrow
 import pyarrow.parquet
+from numpy.typing import NDArray
 from pandas.api.types import is_datetime64_any_dtype, is_float_dtype, is_numeric_dtype
 
 from datamodules.errors import InputError, listing
@@ -149,26 +150,73 @@ def target_of(
     column of that name, which holds 0, 1 and empty.
 
     The arguments `lvsd` and `ph` map these names to numbers. Raises InputError for a column that
-    is missing or holds something else, and for a `ph` that contradicts its own PASP and TR
+    is missing or holds something else, by row, and for a `ph` that contradicts its own PASP and TR
     velocity.
     """
     if target == "lvsd":
         return _lvsd(exams, **lvsd)
     if target == "ph":
         return _ph(exams, **ph)
-    _require(exams, target, f"target={target}")
-    column = exams[target]
-    bad = column.notna() & ~column.isin([0, 1])
+    numbers, text = _as_numbers(exams, target)
+    bad = text | (numbers.notna() & ~numbers.isin([0, 1])).to_numpy()
     if bad.any():
-        problems = [
-            f"{place}, column {target}: {_shown(value)} is not 0 or 1"
-            for place, value in zip(_places(exams[bad]), column[bad].tolist(), strict=True)
-        ]
+        remedy = ""
+        if not text.any() and numbers.nunique() > 2:
+            remedy = f"\nFor how much {target} is, ask for task=regression."
         raise InputError(
             f"target={target}: the column must hold 0, 1, or nothing where it is not known:\n"
-            + listing(problems)
+            + listing(_values(exams, target, bad, "is not 0 or 1"))
+            + remedy
         )
-    return column.astype("float64").rename(target)
+    return numbers.rename(target)
+
+
+# Numbers that an echocardiogram measures -> the target whose window of days holds for them.
+OF_THE_ECHO = {"lvef_percent": "lvsd", "pasp_mmhg": "ph", "tr_velocity_m_s": "ph"}
+
+
+def number_of(
+    exams: pd.DataFrame, target: str, *, lvsd: Mapping[str, Any], ph: Mapping[str, Any]
+) -> pd.Series:
+    """The column `target` as float64, NaN where it is not known, on the index of `exams`.
+
+    What an echocardiogram measures is known as for `target_of`: within `echo_within_days` of `lvsd`
+    (LVEF) or `ph` (PASP, TR velocity). Raises InputError for a column that is missing, or holds
+    something that is no number, by row.
+    """
+    if target in ("lvsd", "ph") and target not in exams:
+        number = "lvef_percent" if target == "lvsd" else "pasp_mmhg"
+        raise InputError(
+            f"target={target}: that is a yes or no, and task=regression asks for a number: "
+            f"target={number}, say."
+        )
+    numbers, text = _as_numbers(exams, target)
+    if text.any():
+        raise InputError(
+            f"target={target}: the column must hold numbers, or nothing where it is not known:\n"
+            + listing(_values(exams, target, text, "is not a number"))
+        )
+    if target in OF_THE_ECHO:
+        days = {"lvsd": lvsd, "ph": ph}[OF_THE_ECHO[target]]["echo_within_days"]
+        numbers = numbers.where(_echo_in_time(exams, days))
+    return numbers.rename(target)
+
+
+def _as_numbers(exams: pd.DataFrame, target: str) -> tuple[pd.Series, NDArray[np.bool_]]:
+    """A column as float64, and where (n,) it holds something else."""
+    _require(exams, target, f"target={target}")
+    column = exams[target]
+    words = column.astype("str").str.strip().str.lower()
+    known = column.notna() & ~words.isin(ABSENT_WORDS)
+    numbers = pd.to_numeric(column.where(known), errors="coerce").astype("float64")
+    return numbers, (known & ~np.isfinite(numbers)).to_numpy()
+
+
+def _values(exams: pd.DataFrame, column: str, bad: NDArray[np.bool_], problem: str) -> list[str]:
+    return [
+        f"{place}, column {column}: {_shown(value)} {problem}"
+        for place, value in zip(_places(exams[bad]), exams.loc[bad, column].tolist(), strict=True)
+    ]
 
 
 def _lvsd(
@@ -492,6 +540,10 @@ _FRACTIONS = pa.Check(
     lambda values: not 0 < values.max() <= 1,
     error="every value is at most 1: fractions? Multiply them by 100 and write per cent",
 )
+_A_FRACTION = pa.Check(
+    lambda values: ~((values > 0) & (values <= 1) & (values.max() > 1)),
+    error="is a fraction beside per cent; multiply it by 100, or leave it empty",
+)
 _NO_ZERO = pa.Check.ne(0, error="is not a measurement; write per cent, or leave it empty")
 _SEXES = pa.Check.isin(
     ["female", "male"], error="is not female or male; write one of them, or leave it empty"
@@ -507,7 +559,9 @@ COMMON: Mapping[str, Column] = {
     "age_years": Column("number", (within(0, 120, "write years"),)),
     "ecg_time": Column("time"),
     "echo_time": Column("time"),
-    "lvef_percent": Column("number", (within(0, 100, "write per cent"), _NO_ZERO, _FRACTIONS)),
+    "lvef_percent": Column(
+        "number", (within(0, 100, "write per cent"), _NO_ZERO, _FRACTIONS, _A_FRACTION)
+    ),
     "tr_velocity_m_s": Column("number", (within(0, 7, "write metres per second"),)),
     "pasp_mmhg": Column("number", (within(0, 200, "write mmHg"),)),
     "ph": Column("number", (_ZERO_ONE,)),

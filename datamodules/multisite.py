@@ -7,7 +7,7 @@ import pandas as pd
 from datamodules.institution import ExamDataModule, InstitutionDataModule
 from datamodules.splits import check_leakage
 
-SETTINGS = ("reads", "input", "augmentation", "loading", "labelled", "targets")
+SETTINGS = ("reads", "input", "augmentation", "loading", "targets")
 
 
 class MultiSiteDataModule(ExamDataModule):

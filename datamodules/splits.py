@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import blake2b
 
 import numpy as np
@@ -12,6 +13,7 @@ from datamodules.errors import InputError, listing
 
 # As many as a listing shows: two sites that both count their patients from 1 collide in every one.
 DESCRIBED = 20
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,37 @@ def assign_splits(patients: pd.Series, fractions: Mapping[str, float], seed: int
     split = ends.searchsorted([_uniform(str(id_), seed) for id_ in ids], side="right")
     names = np.array([name for name, _ in used], dtype=object)
     return pd.Series(names[split[codes]], index=patients.index, name="split", dtype="str")
+
+
+def stated_splits(exams: pd.DataFrame, column: str, source: str) -> pd.Series:
+    """The split of each exam as a manifest's `column` has it, on the same index.
+
+    `source` names the manifest in messages, where a row goes by its index and the index's name.
+    Raises InputError for a column that is not there, and for every row that holds no split. That a
+    patient is in one split only is for `check_leakage` to say.
+    """
+    if column not in exams:
+        near = get_close_matches(column, [str(name) for name in exams], 1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise InputError(
+            f"splits.column={column}: {source} has no such column. {hint}Add it, with "
+            f"{', '.join(SPLITS)} in its rows, or set splits.column=null to split by a hash of the "
+            "patient_id."
+        )
+    split = exams[column]
+    bad = split[~split.isin(SPLITS)]
+    if len(bad):
+        row = exams.index.name or "row"
+        problems = [
+            f"{row} {label}, column {column}: "
+            + ("it is empty" if pd.isna(value) else f"{value!r} is not a split")
+            for label, value in bad.items()
+        ]
+        raise InputError(
+            f"{source}: every exam needs a split, {', '.join(SPLITS[:-1])} or {SPLITS[-1]}:\n"
+            f"{listing(problems)}"
+        )
+    return split.astype("str").rename("split")
 
 
 def _uniform(patient: str, seed: int) -> float:
@@ -97,7 +130,8 @@ def check_balance(
     ]
     raise InputError(
         f"{name}: a split lacks one of the two classes:\n{listing(problems)}\n"
-        "Use more labelled exams, other fractions for the splits, or another seed."
+        "Use more labelled exams, or other splits: their fractions, the seed, or the column that "
+        "states them."
     )
 
 

@@ -1,9 +1,10 @@
 """Speed and memory, compared side by side in one run: `python -m experiments.bench NAME`.
 
-NAME is `reading` (a recording, by whoever reads it), `evaluation` (the statistics of 230,000 exams;
-`evaluation exams=10000` for fewer) or `training` (steps of pretraining and of fine-tuning on random
-signals; takes the overrides of `experiments.run`, such as `scale=paper network=vit_huge
-trainer.precision=bf16-mixed`).
+NAME is `reading` (a recording, by whoever reads it), `evaluation` (statistics of 230,000 exams;
+`evaluation exams=10000` for fewer), `ptbxl` (that benchmark on a synthetic folder of its size, 1.2
+GB of temporary files; `ptbxl records=1000` for fewer) or `training` (steps of pretraining and of
+fine-tuning on random signals; takes the overrides of `experiments.run`, such as `scale=paper
+network=vit_huge trainer.precision=bf16-mixed`).
 """
 
 import platform
@@ -131,6 +132,69 @@ def evaluation(exams: int) -> list[tuple[str, str]]:
     return figures
 
 
+def ptbxl(records: int) -> list[tuple[str, str]]:
+    """Seconds and peak memory from the published folder to predictions of all 71 statements."""
+    import resource
+
+    import experiments.launch  # noqa: F401  (silences what Lightning announces)
+    from datamodules.public.ptbxl import INSTITUTION, labels_of
+    from datamodules.simulation.ptbxl import write_ptbxl
+    from experiments.config import compose_config
+    from experiments.plan import plan_of
+    from experiments.processes import Processes
+    from experiments.stages.cohort import check_cohort, prepare, with_labels
+    from experiments.stages.evaluate import evaluate
+    from experiments.tracking import Tracking
+
+    steps = 20
+    figures = []
+
+    def timed(name: str, run: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        result = run()
+        seconds = time.perf_counter() - begun
+        gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        figures.append((name, f"{seconds:.1f} s, {gib:.2f} GiB at the most until then"))
+        return result
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "ptbxl"
+        timed(f"writing {records:,} records of noise", lambda: write_ptbxl(root, records=records))
+        asked = [
+            "experiment=ptbxl", "target=all", f"cohort.root={root}", f"cache={folder}/cache",
+            f"pretrain.max_steps={steps}", f"pretrain.validate_every_steps={steps}",
+            f"finetune.max_steps={steps}", f"finetune.validate_every_steps={steps}",
+            "trainer.accelerator=cpu",
+        ]  # fmt: skip
+        timed("tables and labels", lambda: labels_of(root, ["all"]))
+        config = with_labels(compose_config(asked))
+        plan = plan_of(config)
+        tracking = Tracking(
+            config.tracking.uri, config.tracking.artifacts, config.study, enabled=False
+        )
+        lab = plan.lab(config, tracking, Processes())
+        (site,) = timed(
+            "the same, comparing, reading and packing", lambda: prepare(config, plan.question)
+        ).values()
+        timed("the same, packed before", lambda: prepare(config, plan.question))
+        timed("leakage guard", lambda: check_cohort(config, plan.question, [site], []))
+        trained = timed(
+            f"{len(plan.models.models)} models, {steps} steps each, and a pretraining",
+            lambda: plan.models.train([site], lab, None),
+        )
+        name, of = next(iter(trained.items()))
+        labels = plan.question.task.labels
+        made = timed(
+            f"folds 9 and 10 predicted by {name}, {len(labels)} labels",
+            lambda: evaluate(name, of.checkpoint, of.key, of.reads, [site], [], labels, lab),
+        )
+        counts = site.exams["split"].value_counts()
+        told = ", ".join(f"{split} {counts[split]:,}" for split in ("train", "val", "test"))
+        figures.append((f"exams of {INSTITUTION}", told))
+        figures.append(("rows of predictions", f"{len(made):,}"))
+    return figures
+
+
 def _sigmoid(logit: Any) -> Any:
     import numpy as np
 
@@ -222,6 +286,8 @@ def main(arguments: Sequence[str]) -> int:
             figures = reading()
         elif name == "training":
             figures = training(overrides)
+        elif name == "ptbxl" and re.fullmatch(r"(records=\d{2,})?", " ".join(overrides)):
+            figures = ptbxl(int(overrides[0].removeprefix("records=")) if overrides else 21_799)
         elif name == "evaluation" and re.fullmatch(r"(exams=\d{3,})?", " ".join(overrides)):
             figures = evaluation(int(overrides[0].removeprefix("exams=")) if overrides else 230_000)
         else:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import yaml
@@ -31,6 +32,8 @@ from experiments.overrides import (
 )
 from experiments.schema import Config
 
+WIDTH = 100  # characters of the help
+
 HELP = """\
 Train and externally validate ECG models across hospitals; everything goes to MLflow.
 
@@ -47,7 +50,8 @@ Most used:
     cohort.on_error=skip                  leave out, count and list recordings that can't be used
     target=lvsd | ph | COLUMN             LVEF below lvsd.lvef_below_percent, pulmonary
                                           hypertension by the column ph or the rule in ph, or any
-                                          0/1 column
+                                          0/1 column; target=[A,B] is several
+    target=lvef_percent task=regression   how much, of any column of numbers
     scale=small | scale=paper             minutes on two cores, or the papers' own sizes
     network=vit_base                      see the groups below
     models.mine={{...}}  ~models.cnn        add a model to the study, or leave one out
@@ -183,8 +187,14 @@ def help_text(folder: Path | None = None) -> str:
         for path in options("experiment", folders)
     ]
     listed = [
-        f"    {group:<11} {', '.join(option.stem for option in options(group, folders))}"
+        line
         for group in sorted(groups() - {"experiment"})
+        for line in wrap(
+            f"{group:<11} {', '.join(option.stem for option in options(group, folders))}",
+            WIDTH,
+            initial_indent="    ",
+            subsequent_indent=" " * 16,
+        )
     ]
     return HELP.format(studies="\n".join(studies), groups="\n".join(listed))
 

@@ -12,9 +12,11 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from datamodules.errors import InputError
 from experiments.config import as_yaml
 from experiments.console import print_table
+from experiments.figures.study import titled
 from experiments.plan import Plan, plan_of
 from experiments.processes import Processes, StrayProcessError, rank_in_environment
 from experiments.schema import Config
+from experiments.stages.cohort import with_labels
 from experiments.studies import JUDGING, TRAINING
 from experiments.tracking import Tracking
 
@@ -35,6 +37,7 @@ def launch(config: Config, arguments: Sequence[str]) -> None:
     known = {**TRAINING, **JUDGING}
     if config.protocol not in known:
         raise InputError(f"protocol={config.protocol}: it is one of {', '.join(known)}.")
+    config = with_labels(config)
     plan = plan_of(config) if config.models else None
     processes = _processes(config, plan)
     if processes is None:
@@ -45,7 +48,8 @@ def launch(config: Config, arguments: Sequence[str]) -> None:
         config.tracking.uri, config.tracking.artifacts, config.study, enabled=processes.first
     )
     tracking.command = shlex.join(["python", "-m", "experiments.run", *arguments])
-    about = {"study": config.study, "target": config.target, "seed": config.seed}
+    target = titled(config.target)
+    about = {"study": config.study, "target": target, "seed": config.seed}
     if plan is not None:
         about |= {
             "cohort": config.cohort.source,
@@ -55,9 +59,7 @@ def launch(config: Config, arguments: Sequence[str]) -> None:
         }
     sweep, job = os.environ.get(SWEEP), os.environ.get(JOB)
     with tracking.run(
-        f"{config.study} {config.network.name} · {config.target}"
-        if plan is not None
-        else config.study,
+        f"{config.study} {config.network.name} · {target}" if plan is not None else config.study,
         parent=sweep,
         tags=({JOB_TAG: job} if job else {})
         | {

@@ -1,6 +1,6 @@
 """A study's values, made of its configuration once, before anything long begins."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.inputs.input import Fitted, Input
-from datamodules.manifest import Column, target_of
+from datamodules.manifest import OF_THE_ECHO, Column, number_of, target_of
 from experiments.config import plain
 from experiments.processes import Processes
 from experiments.schema import Config
@@ -81,6 +81,7 @@ def plan_of(config: Config) -> Plan:
     known = {name: _input(name, values) for name, values in plain(config.inputs).items()}
     columns = _columns(known)
     task = _made("task", lambda: _task(plain(config.task), config.target))
+    rules = {"lvsd": plain(config.lvsd), "ph": plain(config.ph)}
     models = {
         name: _model(config, name, model, known) for name, model in plain(config.models).items()
     }
@@ -97,7 +98,7 @@ def plan_of(config: Config) -> Plan:
     )
     for name in models:
         _check_model(study, name)
-    target = partial(target_of, target=config.target, lvsd=plain(config.lvsd), ph=plain(config.ph))
+    target = partial(target_of if task.classed else number_of, **rules)
     return Plan(
         Question(inputs, task, target, columns),
         study,
@@ -153,13 +154,13 @@ def _columns(inputs: Mapping[str, Input]) -> dict[str, Column]:
     return columns
 
 
-def _task(values: Mapping[str, Any], target: str) -> Task:
+def _task(values: Mapping[str, Any], labels: Sequence[str]) -> Task:
     kind = resolve(values["_target_"])
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"_target_={values['_target_']} is not a Task")
     others = {name: value for name, value in values.items() if name != "_target_"}
-    _check_fields(kind, others, taken={"labels"})
-    made: Task = kind(labels=(target,), **others)
+    _check_fields(kind, others, taken={"labels", *kind.learned})
+    made: Task = kind(labels=tuple(labels), **others)
     return made
 
 
@@ -242,7 +243,7 @@ def _check_model(models: Models, name: str) -> None:
             f"{where}.finetune.augmentation",
             lambda: input.augmentation(model.recipe.get("augmentation", {})),
         )
-        both = np.array([[0.0], [1.0]])
+        two = np.repeat([[0.0], [1.0]], len(models.task.labels), axis=1)
         if starts:
             if not (model.network or {}).get("pretrainable"):
                 network = (model.network or {"name": "a model without a network"})["name"]
@@ -261,7 +262,7 @@ def _check_model(models: Models, name: str) -> None:
         # Published weights can't be had on no device: where they are asked for, fetch them now.
         published = model.pretrained and not starts
         with torch.device("cpu" if published else "meta"):
-            module = stage.module(both)
+            module = stage.module(two)
             if published:
                 load_published_weights(module.network)
 
@@ -278,20 +279,25 @@ def _strangers(values: Any) -> set[str]:
     return {module for module in modules if module.partition(".")[0] not in OWN_PACKAGES}
 
 
-def rule_of(config: Config) -> str:
-    """How the target follows from measurements, in words; empty where none was read."""
-    if not config.models:
-        return ""
-    if config.target == "lvsd":
+def rule_of(config: Config, task: Task, label: str) -> str:
+    """How a label's target follows from measurements, in words."""
+    if not task.classed:
+        measured = f"the manifest's column {label}"
+        if label not in OF_THE_ECHO:
+            return measured
+        return measured + _window(plain(config)[OF_THE_ECHO[label]]["echo_within_days"])
+    if label == "lvsd":
         rule = f"LVEF below {config.lvsd.lvef_below_percent:g} %"
         return rule + _window(config.lvsd.echo_within_days)
-    if config.target == "ph":
+    if label == "ph":
         return (
             "the manifest's column ph, or where that is empty PASP of "
             f"{config.ph.pasp_at_least_mmhg:g} mmHg or more, or TR velocity above "
             f"{config.ph.tr_velocity_above_m_s:g} m/s" + _window(config.ph.echo_within_days)
         )
-    return f"the manifest's column {config.target}"
+    if config.cohort.source == "ptbxl":
+        return "stated in scp_codes, whatever its likelihood"
+    return f"the manifest's column {label}"
 
 
 def _window(days: float | None) -> str:

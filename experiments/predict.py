@@ -1,27 +1,26 @@
-"""The probability for one patient, or a table of them; `--help` says more."""
+"""What a model says of one patient, or of a table of them; `--help` says more."""
 
 import csv
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, NoAnswerError, listed, listing
 from datamodules.parallel import progress_bar
+from experiments import TRACKING, load_model
 
 # Importing it also sets how OpenMP waits, which must be before torch is loaded.
 from experiments.run import DONE, FAILED, MISTAKE
 
 if TYPE_CHECKING:  # heavy: imported once the arguments are known to be right
-    from experiments.inference import Prediction, Predictor
+    from experiments.inference import Exam, LoadedModel, Prediction
 
 HELP = """\
-The probability that a trained model gives one patient, or a table of patients.
+What a trained model says of one patient, or of a table of patients: probabilities, or numbers.
 
     python -m experiments.predict model=MODEL [NAME=VALUE ...]
 
@@ -47,6 +46,8 @@ Many patients:
 
 The answer:
     format=text|json|csv             for people (the default), or for programs (csv: of a table)
+    embeddings=FILE.parquet          instead, of a table: what the model's last layer sees of each
+                                     exam; of a pretraining's run, its encoder's
 
 A model with code of your own (a network, an input): it runs only if you allow it
     allow=[MODULE,...]               modules or packages that its checkpoint may name
@@ -55,9 +56,8 @@ A model with code of your own (a network, an input): it runs only if you allow i
 Research software, not a medical device.
 """
 
-OURS = ("model", "manifest", "format", "tracking.uri", "allow")
+OURS = ("model", "manifest", "format", "tracking.uri", "allow", "embeddings")
 FORMATS = ("text", "json", "csv")
-TRACKING = "sqlite:///mlruns/mlflow.db"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -105,6 +105,11 @@ def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
         if not value:
             raise InputError(f"{name}= has no value. Give one, or leave {name}= out.")
         given[name] = value
+    if "embeddings" in given:
+        if "format" in given:
+            raise InputError("embeddings= writes a file, and no answer: leave format= out.")
+        if not given["embeddings"].endswith(".parquet"):
+            raise InputError(f"embeddings={given['embeddings']}: call it FILE.parquet.")
     given = {"format": "text", "tracking.uri": TRACKING, **given}
     if given["format"] not in FORMATS:
         raise InputError(f"format={given['format']}: it is one of {', '.join(FORMATS)}.")
@@ -129,84 +134,114 @@ def _inputs(given: Mapping[str, str]) -> dict[str, str]:
 def answer(given: Mapping[str, str]) -> None:
     """Print what the model says of the exams that `read_arguments` gave.
 
-    Raises InputError also after a table of which some rows have no probability.
+    Raises InputError also after a table of which some rows have no answer.
     """
-    from experiments.inference import Predictor
-
     if "--config-dir" in given:
         folder = Path(given["--config-dir"]).resolve()
         if not folder.is_dir():
             raise InputError(f"--config-dir {folder}: there is no such folder.")
         sys.path.append(str(folder))
     allowed = [name.strip() for name in given.get("allow", "").strip("[]").split(",")]
-    with _checkpoint(given["model"], given["tracking.uri"]) as checkpoint:
-        predictor = Predictor(checkpoint, given["model"], [name for name in allowed if name])
+    model = load_model(
+        given["model"],
+        tracking_uri=given["tracking.uri"],
+        allow=[name for name in allowed if name],
+    )
     if "manifest" in given:
-        path = Path(given["manifest"])
-        _answer_table(given, predictor, _in_manifest(path, predictor), path.parent)
+        _answer_table(given, model, _in_manifest(Path(given["manifest"]), model))
         return
     inputs = _inputs(given)
-    _check_reads(predictor, inputs)
-    folders = {name: Path(of) for name, of in inputs.items() if _is_path(predictor, name)}
+    model.check_reads(inputs, OURS)
+    folders = {name: Path(of) for name, of in inputs.items() if model.is_path(name)}
     folders = {name: path for name, path in folders.items() if path.is_dir()}
     if folders:
-        _answer_table(given, predictor, _in_folders(inputs, folders, predictor), Path())
+        _answer_table(given, model, _in_folders(inputs, folders, model))
         return
+    if "embeddings" in given:
+        raise InputError("embeddings= is of a table: a folder or a manifest.")
     if given["format"] == "csv":
         raise InputError("format=csv is for a table: a folder or a manifest. Give format=json.")
-    prediction = predictor(_values(inputs, predictor))
+    prediction = model.predict_exam(model.exam(None, None, inputs))
     if given["format"] == "json":
         print(json.dumps(prediction.as_dict(), indent=2, allow_nan=False))
     else:
-        print("\n".join(_lines(prediction, predictor)))
+        print("\n".join(_lines(prediction, model)))
 
 
 def _answer_table(
-    given: Mapping[str, str],
-    predictor: "Predictor",
-    exams: Mapping[str, Mapping[str, Any]],
-    folder: Path,
+    given: Mapping[str, str], model: "LoadedModel", exams: Mapping[str, "Exam"]
 ) -> None:
-    rows = list(_rows(exams, predictor, folder))
+    if "embeddings" in given:
+        _write_embeddings(Path(given["embeddings"]), model, exams)
+        return
+    rows = list(_rows(exams, model))
     if given["format"] == "json":
         print(json.dumps(rows, indent=2, allow_nan=False))
     elif given["format"] == "csv":
-        _print_csv(rows, predictor)
+        _print_csv(rows, model)
     else:
-        _print_table(rows, predictor)
+        _print_table(rows, model)
     failed = sum(row["error"] is not None for row in rows)
     if failed:
-        raise InputError(f"{failed} of {len(rows)} exams have no probability; their rows say why.")
+        raise InputError(f"{failed} of {len(rows)} exams have no answer; their rows say why.")
 
 
-def _checkpoint(model: str, uri: str) -> AbstractContextManager[Path]:
-    if model.endswith(".ckpt") or Path(model).is_file():
-        return nullcontext(Path(model))
-    from experiments.tracking import find_checkpoint  # MLflow takes seconds to import
+def _write_embeddings(file: Path, model: "LoadedModel", exams: Mapping[str, "Exam"]) -> None:
+    """A row an exam: exam_id, and the embedding in e0, e1, ... (float32).
 
-    return find_checkpoint(model, uri)
+    Whole, or not there. Raises InputError also after a table that lacks some exams.
+    """
+    import numpy as np
+    import pandas as pd
+
+    if not file.parent.is_dir():
+        raise InputError(f"embeddings={file}: there is no folder {file.parent}.")
+    embedded, failed = {}, []
+    with progress_bar(len(exams), "embedding") as bar:
+        for exam_id, exam in exams.items():
+            try:
+                embedded[exam_id] = model.embed_exam(exam)
+            except NoAnswerError:
+                raise
+            except InputError as error:
+                failed.append(f"{exam_id}: {error}")
+            bar.update()
+    if not embedded:
+        raise InputError(f"none of {len(exams)} exams has an embedding:\n{listing(failed)}")
+    rows = np.stack(list(embedded.values()))
+    table = pd.DataFrame(rows, columns=[f"e{i}" for i in range(rows.shape[1])])
+    table.insert(0, "exam_id", list(embedded))
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        table.to_parquet(partial, index=False)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{len(table)} embeddings of {rows.shape[1]} numbers are in {file}")
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(exams)} exams have no embedding:\n{listing(failed)}"
+        )
 
 
-def _is_path(predictor: "Predictor", name: str) -> bool:
-    column = predictor.columns.get(predictor.arguments[name])
-    return column is not None and column.kind == "path"
-
-
-def _in_manifest(path: Path, predictor: "Predictor") -> dict[str, dict[str, Any]]:
-    """Each exam of a manifest by its id: its known values by their columns."""
+def _in_manifest(path: Path, model: "LoadedModel") -> dict[str, "Exam"]:
+    """Each exam of a manifest by its id."""
     from datamodules.manifest import read_manifest
+    from experiments.inference import Exam
 
     exams = {}
-    for row in read_manifest(path, predictor.columns).to_dict("records"):
+    for row in read_manifest(path, model.columns).to_dict("records"):
         known = {str(column): value for column, value in row.items() if value == value}
-        exams[known["exam_id"]] = known
+        exams[known["exam_id"]] = Exam(known, path.parent)
     return exams
 
 
 def _in_folders(
-    inputs: Mapping[str, str], folders: Mapping[str, Path], predictor: "Predictor"
-) -> dict[str, dict[str, Any]]:
+    inputs: Mapping[str, str], folders: Mapping[str, Path], model: "LoadedModel"
+) -> dict[str, "Exam"]:
     """Each exam of folders by its files' name; files of one name in two folders are one exam."""
+    from experiments.inference import Exam
+
     for name in inputs:
         if name not in folders:
             raise InputError(
@@ -215,8 +250,8 @@ def _in_folders(
             )
     exams: dict[str, dict[str, Any]] = {}
     for name, folder in folders.items():
-        column = predictor.arguments[name]
-        (input,) = (i for i in predictor.inputs.values() if name in i.arguments)
+        column = model.arguments[name]
+        (input,) = (i for i in model.inputs.values() if name in i.arguments)
         found = input.files_in(folder)
         if not found:
             raise InputError(
@@ -231,139 +266,149 @@ def _in_folders(
                     "rename or remove one."
                 )
             exams[exam][column] = path.resolve()
-    return dict(sorted(exams.items()))
+    return {exam: Exam(values) for exam, values in sorted(exams.items())}
 
 
-def _values(inputs: Mapping[str, str], predictor: "Predictor") -> dict[str, Any]:
-    """Values from the command line by their columns, checked as if they stood in a manifest."""
-    values: dict[str, Any] = {}
-    for name, text in inputs.items():
-        column = predictor.arguments[name]
-        if _is_path(predictor, name):
-            values[column] = Path(text).resolve()
-        else:
-            values[column] = _value(name, column, text, predictor)
-    return values
-
-
-def _value(name: str, column: str, text: str, predictor: "Predictor") -> float | str:
-    import pandas as pd
-
-    from datamodules.manifest import check_manifest
-
-    row = {"institution": "here", "patient_id": "1", "exam_id": "1", column: text}
-    try:
-        value: float | str = check_manifest(pd.DataFrame([row]), "", predictor.columns)[
-            column
-        ].item()
-    except InputError as error:
-        problem = str(error).rpartition(f"column {column}: ")[2]
-        told = problem.replace("leave it empty", "leave it out")
-        raise InputError(
-            f"{name}={text}: {told.replace('half of the values are below', 'it is below')}"
-        ) from None
-    return value
-
-
-def _check_reads(predictor: "Predictor", inputs: Mapping[str, str]) -> None:
-    """Refuse what the model would leave out of account, so that nobody takes it for counted."""
-    known = predictor.arguments
-    for name, value in inputs.items():
-        if name in known:
-            continue
-        for input in predictor.inputs.values():
-            if told := input.instead_of(name):
-                raise InputError(f"{name}={value}: {predictor.name} {told}")
-        near = get_close_matches(name, [*known, *OURS], 1)
-        remedy = f"Did you mean {near[0]}=?" if near else f"Leave {name}= out."
-        raise InputError(
-            f"{name}={value}: {predictor.name} does not read it, but "
-            f"{_listed(predictor.labels.values())} ({', '.join(f'{k}=' for k in known)}). {remedy}"
-        )
-    for input in predictor.inputs.values():
-        absent = [name for name in input.arguments if name not in inputs]
-        if absent and len(absent) < len(input.arguments):
-            raise InputError(
-                f"{predictor.name} reads {_listed(input.arguments)} together: give "
-                f"{_listed(absent)} too."
-            )
-
-
-def _rows(
-    exams: Mapping[str, Mapping[str, Any]], predictor: "Predictor", folder: Path
-) -> Iterator[dict[str, Any]]:
+def _rows(exams: Mapping[str, "Exam"], model: "LoadedModel") -> Iterator[dict[str, Any]]:
     with progress_bar(len(exams), "predicting") as bar:
-        for exam_id, values in exams.items():
+        for exam_id, exam in exams.items():
             try:
-                yield {"exam_id": exam_id, **predictor(values, folder).as_dict(), "error": None}
+                yield {"exam_id": exam_id, **model.predict_exam(exam).as_dict(), "error": None}
+            except NoAnswerError:
+                raise
             except InputError as error:
-                yield {"exam_id": exam_id, "probability": None, "error": str(error)}
+                yield {"exam_id": exam_id, _said(model)[0]: None, "error": str(error)}
             bar.update()
 
 
-def _lines(prediction: "Prediction", predictor: "Predictor") -> Iterator[str]:
+def _said(model: "LoadedModel") -> tuple[str, ...]:
+    """The keys of an answer in JSON: `labels`, or of one label its task's."""
+    return ("labels",) if len(model.labels) > 1 else model.fields
+
+
+def _by_label(row: Mapping[str, Any], model: "LoadedModel") -> Iterator[dict[str, Any]]:
+    """A row of an exam as rows of its labels, each with the task's fields and the submodels'
+    numbers; one without a label where there is no answer."""
+    if len(model.labels) == 1 or row["error"] is not None:
+        yield {**row, **row.get("submodels", {})}
+        return
+    for label, fields in row["labels"].items():
+        alone = {
+            name: next(iter(of[label].values())) for name, of in row.get("submodels", {}).items()
+        }
+        yield {**row, "label": label, **fields, **alone}
+
+
+def _lines(prediction: "Prediction", model: "LoadedModel") -> Iterator[str]:
     """The answer for one patient, as a doctor reads it."""
-    labels, probability = predictor.labels, prediction.probability
-    used = _listed(labels[input] for input in prediction.inputs)
-    missing = ", ".join(f"no {labels[input]}" for input in prediction.missing)
-    yield (
-        f"Probability of {predictor.target}: {probability:.3f} ({100 * probability:.0f} %)"
-        f"    from {used}{'; ' if missing else ''}{missing}"
-    )
-    if prediction.threshold is None:
-        yield "The checkpoint has no operating threshold to call it positive or negative by"
+    called = model.called
+    used = listed(called[input] for input in prediction.inputs)
+    missing = ", ".join(f"no {called[input]}" for input in prediction.missing)
+    source = f"from {used}{'; ' if missing else ''}{missing}"
+    if len(prediction.labels) == 1:
+        ((label, answer),) = prediction.labels.items()
+        yield f"{_number(label, answer.fields)}    {source}"
+        if verdict := _verdict(answer.fields):
+            yield verdict[0].upper() + verdict[1:]
     else:
-        called = "Positive" if prediction.positive else "Negative"
-        yield f"{called} at the operating threshold of {prediction.threshold:.3f}"
+        yield source[0].upper() + source[1:]
+        for label, answer in prediction.labels.items():
+            verdict = _verdict(answer.fields)
+            yield f"{_number(label, answer.fields)}{', ' if verdict else ''}{verdict}"
     if prediction.submodels:
         # By its own name where several read one input.
-        inputs = list(predictor.submodels.values())
+        inputs = list(model.submodels.values())
         yield " · ".join(
-            f"{labels[input] if inputs.count(input) == 1 else name} alone {alone:.2f}"
-            for name, alone in prediction.submodels.items()
-            for input in (predictor.submodels[name],)
+            f"{called[input] if inputs.count(input) == 1 else name} alone {_alone(by)}"
+            for name, by in prediction.submodels.items()
+            for input in (model.submodels[name],)
         )
     yield from (f"! {warning}" for warning in prediction.warnings)
-    yield _origin(predictor)
+    yield _origin(model)
 
 
-def _origin(predictor: "Predictor") -> str:
+def _number(label: str, fields: Mapping[str, Any]) -> str:
+    if "probability" in fields:
+        probability = fields["probability"]
+        return f"Probability of {label}: {probability:.3f} ({100 * probability:.0f} %)"
+    return f"Estimate of {label}: {_estimate(label, next(iter(fields.values())))}"
+
+
+def _estimate(label: str, value: float) -> str:
+    return f"{value:.1f} %" if label.endswith("_percent") else f"{value:.4g}"
+
+
+def _verdict(fields: Mapping[str, Any]) -> str:
+    if "positive" not in fields:
+        return ""
+    if fields["threshold"] is None:
+        return "the model has no operating threshold to call it positive or negative by"
+    called = "positive" if fields["positive"] else "negative"
+    return f"{called} at the operating threshold of {fields['threshold']:.3f}"
+
+
+def _alone(answers: Mapping[str, Any]) -> str:
+    """What a submodel says by itself."""
+    told = {
+        label: f"{of.number:.2f}" if "probability" in of.fields else _estimate(label, of.number)
+        for label, of in answers.items()
+    }
+    if len(told) == 1:
+        return next(iter(told.values()))
+    return ", ".join(f"{label} {number}" for label, number in told.items())
+
+
+def _origin(model: "LoadedModel") -> str:
     return (
-        f"Model {predictor.name}, trained at {_listed(predictor.institutions)}. "
+        f"Model {model.name}, trained at {listed(model.institutions)}. "
         "Research software, not a medical device."
     )
 
 
-def _print_table(rows: Sequence[Mapping[str, Any]], predictor: "Predictor") -> None:
+def _print_table(rows: Sequence[Mapping[str, Any]], model: "LoadedModel") -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    threshold = predictor.threshold
-    called_from = "" if threshold is None else f", positive from {threshold:.3f}"
-    table = Table(title=f"Probability of {predictor.target}{called_from}", box=box.SIMPLE_HEAD)
+    several = len(model.labels) > 1
+    number = model.fields[0]
+    title = f"{number.capitalize()} of {model.target}"
+    if not several and model.thresholds[0] is not None:
+        title += f", positive from {model.thresholds[0]:.3f}"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("exam", overflow="fold")
-    table.add_column("probability", justify="right")
-    for column in ("verdict", "from", "remarks"):
+    for column in ("label",) * several:
+        table.add_column(column)
+    table.add_column(number, justify="right")
+    columns = [*(("verdict",) if "positive" in model.fields else ()), "from", "remarks"]
+    for column in columns:
         table.add_column(column)
     for row in rows:
-        cells = [row["exam_id"], "", "", "", row["error"]]
-        if row["error"] is None:
-            called = {True: "positive", False: "negative", None: ""}[row["positive"]]
-            used = _listed(predictor.labels[input] for input in row["inputs"])
-            remarks = "\n".join(row["warnings"])
-            cells = [row["exam_id"], f"{row['probability']:.3f}", called, used, remarks]
-        table.add_row(*map(Text, cells))
+        for of_label in _by_label(row, model):
+            label = of_label.get("label", "" if several else model.labels[0])
+            cells = dict.fromkeys((*model.fields, "verdict", "from"), "")
+            cells["remarks"] = row["error"]
+            if row["error"] is None:
+                called = {True: "positive", False: "negative", None: ""}
+                value = of_label[number]
+                cells |= {
+                    number: f"{value:.3f}" if number == "probability" else _estimate(label, value),
+                    "verdict": called[of_label.get("positive")],
+                    "from": listed(model.called[input] for input in row["inputs"]),
+                    "remarks": "\n".join(row["warnings"]),
+                }
+            shown = [row["exam_id"], *((label,) * several), cells[number]]
+            table.add_row(*map(Text, [*shown, *(cells[column] for column in columns)]))
     console = Console()
     # Wide enough for a remark, also where the output goes to a file.
     Console(width=max(120, console.width)).print(table)
-    print(_origin(predictor))
+    print(_origin(model))
 
 
-def _print_csv(rows: Sequence[Mapping[str, Any]], predictor: "Predictor") -> None:
-    columns = ["exam_id", "probability", "threshold", "positive", "inputs", "missing"]
-    columns += [*predictor.submodels, "warnings", "error"]
+def _print_csv(rows: Sequence[Mapping[str, Any]], model: "LoadedModel") -> None:
+    columns = ["exam_id", *(["label"] if len(model.labels) > 1 else []), *model.fields]
+    columns += ["inputs", "missing", *model.submodels, "warnings", "error"]
     writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -371,12 +416,8 @@ def _print_csv(rows: Sequence[Mapping[str, Any]], predictor: "Predictor") -> Non
             key: between.join(row.get(key, ()))
             for key, between in (("inputs", " + "), ("missing", " + "), ("warnings", "; "))
         }
-        writer.writerow({**row, **row.get("submodels", {}), **lists})
-
-
-def _listed(names: Iterable[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
+        for of_label in _by_label(row, model):
+            writer.writerow({**of_label, **lists})
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ Count = Annotated[int, Field(ge=1)]
 OrNoLimit = Annotated[int, Field(ge=-1)]
 Name = Annotated[str, BeforeValidator(_text)]
 Names = Annotated[list[Name], BeforeValidator(_several)]
+Targets = Annotated[Names, Field(min_length=1)]
 Betas = Annotated[
     list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)
 ]  # AdamW's
@@ -282,11 +283,12 @@ class Readers(Settings):
 
 
 class Splits(Settings):
-    """Shares of a development institution's patients."""
+    """Shares of a development institution's patients, or the column that has their splits."""
 
     train: Share
     val: Share
     test: Share
+    column: Name | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -294,6 +296,10 @@ class Splits(Settings):
             told = f"train {self.train:g}, val {self.val:g}, test {self.test:g}"
             raise ValueError(f"the shares ({told}) must sum to 1")
         return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return {"train": self.train, "val": self.val, "test": self.test}
 
 
 class Statistics(Settings):
@@ -305,6 +311,9 @@ class Statistics(Settings):
     age_edges: Annotated[list[float], Field(min_length=1)]
     subgroups: Names
     decision_thresholds: Annotated[list[float], Field(min_length=3, max_length=3)]
+    truth_thresholds: dict[Name, list[Annotated[float, Field(allow_inf_nan=False)]]]
+    thresholds: dict[Name, Share]
+    label_sections: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -316,6 +325,11 @@ class Statistics(Settings):
                 f"decision_thresholds={_shown(self.decision_thresholds)}: give the lowest, the "
                 "highest and the step, all between 0 and 1"
             )
+        for label, thresholds in self.truth_thresholds.items():
+            if len(set(thresholds)) < len(thresholds):
+                raise ValueError(
+                    f"truth_thresholds: {label} has {_shown(thresholds)}; name each number once"
+                )
         for column in self.subgroups:
             if column in TAKEN:
                 raise ValueError(f"subgroups: {column} can't be a further subgroup")
@@ -328,6 +342,8 @@ TAKEN = {"institution", "exam_id", "patient_id", "split", "target", "age_years",
     "label",
     "logit",
     "probability",
+    "truth",
+    "estimate",
 }
 
 
@@ -409,13 +425,28 @@ class PublicCohort(Cohort):
     codes: dict[str, Any] = {}
 
 
+class PTBXLCohort(Cohort):
+    source: Literal["ptbxl"]
+    sampling_rate_hz: int  # datamodules.public.ptbxl's to judge, as are the labels
+    asked: Names
+
+
+class Published(Settings):
+    """A published result, the macro AUROC of a model for a target, to stand beside a study's."""
+
+    target: Name
+    model: Name
+    auroc: Share
+    source: str
+
+
 class Config(Settings):
     """The settings of one launch."""
 
     study: Name
     protocol: str
     seed: Seed
-    target: Name
+    target: Targets
     lvsd: LVSD
     ph: PH
     inputs: dict[Name, dict[str, Any]]
@@ -425,7 +456,8 @@ class Config(Settings):
     ecg: ECG
     cxr: CXR
     cohort: Annotated[
-        SimulatedCohort | ManifestCohort | PublicCohort, Field(discriminator="source")
+        SimulatedCohort | ManifestCohort | PublicCohort | PTBXLCohort,
+        Field(discriminator="source"),
     ]
     splits: Splits
     network: Network
@@ -442,6 +474,7 @@ class Config(Settings):
     fusion: Fusion | None
     readers: Readers | None
     predictions: Names
+    published: list[Published] = []
     folds: Names | None
     statistics: Statistics
     trainer: Trainer
@@ -451,6 +484,9 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
+        twice = sorted({label for label in self.target if self.target.count(label) > 1})
+        if twice:
+            raise ValueError(f"target: {', '.join(twice)} is named twice")
         if self.protocol == "leave_site_out" and self.folds == []:
             raise ValueError("folds=[]: name the institutions to hold out, or leave it out for all")
         if self.statistics.subgroups and not self.models:

@@ -12,7 +12,8 @@ from datamodules.simulation import MODALITIES, ceiling, ph_ceiling
 from datamodules.splits import Fold
 from datamodules.splits import leave_site_out as folds_of
 from experiments.config import plain
-from experiments.evaluation.predictions import VAL, read_several
+from experiments.evaluation.estimates import read_several
+from experiments.evaluation.predictions import LABEL, VAL
 from experiments.evaluation.reader_study import read_readings
 from experiments.plan import Plan
 from experiments.schema import Config
@@ -26,18 +27,12 @@ from experiments.stages.cohort import (
 from experiments.stages.describe import describe
 from experiments.stages.evaluate import evaluate
 from experiments.stages.exams import Site
+from experiments.stages.findings import Asked, Ceilings
 from experiments.stages.fuse import check_fusion, fuse
 from experiments.stages.pretrain import Pretrained
 from experiments.stages.readers import judge_readers, report_readers, simulate_readers
-from experiments.stages.report import (
-    Asked,
-    Ceilings,
-    Judged,
-    Outcome,
-    Results,
-    judge,
-    report,
-)
+from experiments.stages.regression import least_errors
+from experiments.stages.report import Judged, Outcome, Results, judge, report
 from experiments.stages.stage import Lab
 from experiments.tracking import Tracking
 
@@ -101,17 +96,23 @@ def compare(config: Config, tracking: Tracking, run: str | None) -> Outcome:
     tested = predictions[predictions["split"] != VAL]
     if tested.empty:
         raise InputError("The predictions hold no exams of split test or external to judge.")
+    exam = ["label", "institution", "split", "exam_id"]
     keys = {
-        str(model): set(zip(exams["institution"], exams["split"], exams["exam_id"], strict=True))
+        str(model): set(exams[exam].itertuples(index=False, name=None))
         for model, exams in tested.groupby("model", sort=False)
     }
     for (one, of_one), (other, of_other) in combinations(keys.items(), 2):
         if not of_one & of_other:
             raise InputError(
-                f"{one} and {other} have no tested exam in common (by institution, split and "
-                "exam_id): there is nothing to compare. Predict the same exams with both."
+                f"{one} and {other} have no tested exam in common (by label, institution, "
+                "split and exam_id): there is nothing to compare. Predict the same exams with both."
             )
     asked = Asked.by(config)
+    labels = tuple(map(str, predictions["label"].unique()))
+    if labels == (LABEL,) and len(asked.labels) == 1:  # the files don't say what they are of
+        predictions = predictions.assign(label=asked.labels[0])
+    else:
+        asked = replace(asked, labels=labels)
     judged = judge(asked, Results(predictions), {}, None, None, tracking, run)
     report(asked, describe(config, None, tracking), judged, tracking, run)
     return judged.outcome
@@ -130,6 +131,11 @@ def readings(config: Config, tracking: Tracking, run: str | None) -> Outcome:
 
 def reader_study(config: Config, plan: Plan, lab: Lab, run: str | None) -> Outcome:
     """Readers simulated on the study's own predictions, without and with the model."""
+    if len(config.target) > 1 or not plan.question.task.classed:
+        raise InputError(
+            "experiment=reader_study simulates readers of one yes or no: give one target, and "
+            "task=binary."
+        )
     results, judged = _external_validation(config, plan, lab, run)
     assert config.readers is not None
     assert config.fusion is not None
@@ -206,20 +212,28 @@ def _train_and_test(
     lab: Lab,
     run: str | None,
 ) -> Results:
-    trained = plan.models.train(development, lab, run)
+    trained, labels = plan.models.train(development, lab, run), plan.models.task.labels
     tested = [
-        evaluate(name, of.checkpoint, of.key, of.reads, development, external, lab)
+        evaluate(name, of.checkpoint, of.key, of.reads, development, external, labels, lab)
         for name, of in trained.items()
     ]
     predictions = pd.concat(tested, ignore_index=True)
     pretrained = next((of.pretrained for of in trained.values() if of.pretrained), None)
-    if plan.fusion is None:
-        return Results(predictions, pretrained=pretrained)
-    name = plan.fusion["name"]
-    fused, subsets = fuse(
-        name, plan.fusion, plan.models, trained, predictions, development, lab, run
-    )
-    return Results(pd.concat([predictions, fused], ignore_index=True), subsets, pretrained)
+    subsets, truth = None, plan.models.task.truth
+    if plan.fusion is not None:
+        fused, subsets = fuse(
+            plan.fusion["name"],
+            plan.fusion,
+            plan.models,
+            trained,
+            predictions,
+            development,
+            lab,
+            run,
+        )
+        predictions = pd.concat([predictions, fused], ignore_index=True)
+        subsets = subsets.dropna(subset=truth)
+    return Results(predictions.dropna(subset=truth), subsets, pretrained)
 
 
 def _by_fold(results: Mapping[str, Results]) -> dict[str, Pretrained]:
@@ -249,28 +263,37 @@ def _describe(
         "development": ", ".join(roles.development),
         "external": ", ".join(roles.external),
     }
-    tracking.tags(run, {**tracking.common, **roles_told})
+    excerpts = {f"excerpt.{name}": site.excerpt for name, site in sites.items() if site.excerpt}
+    tracking.tags(run, {**tracking.common, **roles_told, **excerpts})
     for name, site in sites.items():
         context = "development" if name in roles.development else "external"
         tracking.dataset(run, site.exams, name=name, digest=site.digest[:16], context=context)
 
 
 def _ceilings(config: Config, plan: Plan) -> Ceilings | None:
-    """The best possible AUROC of each model at each institution, where the cohort is simulated."""
-    if config.cohort.source != "simulated" or config.target not in ("lvsd", "ph"):
+    """The best possible AUROCs and errors, where the cohort is simulated."""
+    if config.cohort.source != "simulated":
         return None
     institutions, seed = simulated_institutions(config), config.cohort.seed
     sees = {name: {model.reads} for name, model in plan.models.models.items()}
     if plan.fusion is not None:
         sees[plan.fusion["name"]] = set(plan.reads)
-    if config.target == "lvsd":
-        if plan.reads != ("ecg",):
-            return None
+    if not plan.question.task.classed:
+        of_ecgs = [name for name, inputs in sees.items() if inputs == {"ecg"}]
+        least: Ceilings = {}
+        for label in config.target:
+            cuts = config.statistics.truth_thresholds.get(label, ())
+            least = {**least, **least_errors(label, of_ecgs, institutions, cuts, seed)}
+        return least or None
+    best: dict[str, dict[str, Mapping[str, float]]] = {}
+    if "lvsd" in config.target:
         threshold = config.lvsd.lvef_below_percent
-        best = ceiling(institutions, seed=seed, lvef_below_percent=threshold)
-        return dict.fromkeys(sees, best)
-    return {
-        name: ph_ceiling(institutions, seed=seed, ph=plain(config.ph), modalities=modalities)
-        for name, modalities in sees.items()
-        if modalities <= set(MODALITIES)
-    }
+        of_ecg = ceiling(institutions, seed=seed, lvef_below_percent=threshold)
+        best["lvsd"] = {name: of_ecg for name, inputs in sees.items() if inputs == {"ecg"}}
+    if "ph" in config.target:
+        best["ph"] = {
+            name: ph_ceiling(institutions, seed=seed, ph=plain(config.ph), modalities=modalities)
+            for name, modalities in sees.items()
+            if modalities <= set(MODALITIES)
+        }
+    return {label: of for label, of in best.items() if of} or None

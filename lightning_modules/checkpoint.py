@@ -6,11 +6,22 @@ from pathlib import Path
 import torch
 
 from lightning_modules.classifier import TaskModule
+from lightning_modules.pretraining.pretraining import PRETRAINING, Pretraining
 from lightning_modules.target import check_allowed, resolve
+
+NOT_OURS = "not a checkpoint of a model that this software trained"
 
 
 def load_classifier(path: Path, allowed: Iterable[str] = ()) -> TaskModule:
-    """The model of a checkpoint, on the CPU and in evaluation mode.
+    """The model of a checkpoint as `load_trained` gives it; ValueError for a pretraining's too."""
+    module = load_trained(path, allowed)
+    if not isinstance(module, TaskModule):
+        raise ValueError(f"{path}: a pretraining's checkpoint, which answers nothing")
+    return module
+
+
+def load_trained(path: Path, allowed: Iterable[str] = ()) -> TaskModule | Pretraining:
+    """The model or pretraining of a checkpoint, on the CPU and in evaluation mode.
 
     `allowed`: modules or packages, beside this software's own, whose classes it may name. Raises
     ValueError, naming the file, where it is not there, no checkpoint, not one of a model here, of
@@ -24,20 +35,25 @@ def load_classifier(path: Path, allowed: Iterable[str] = ()) -> TaskModule:
         raise ValueError(
             f"{path}: not a checkpoint that can be read ({type(error).__name__})"
         ) from None
-    name = checkpoint.get("classifier") if isinstance(checkpoint, dict) else None
-    if not isinstance(name, str) or not isinstance(checkpoint.get("hyper_parameters"), dict):
-        raise ValueError(f"{path}: not a checkpoint of a model that this software trained")
-    values = checkpoint["hyper_parameters"]
+    known = checkpoint if isinstance(checkpoint, dict) else {}
+    base: type[TaskModule] | type[Pretraining]
+    base = Pretraining if PRETRAINING in known else TaskModule
+    name = known.get(PRETRAINING if base is Pretraining else "classifier")
+    if not isinstance(name, str) or not isinstance(known.get("hyper_parameters"), dict):
+        raise ValueError(f"{path}: {NOT_OURS}")
+    values = known["hyper_parameters"]
     try:
-        check_allowed([values, {"_target_": name}], allowed)
+        check_allowed([values, known.get("input"), {"_target_": name}], allowed)
         kind = resolve(name)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if not (isinstance(kind, type) and issubclass(kind, TaskModule)):
-        raise ValueError(f"{path}: not a checkpoint of a model that this software trained")
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise ValueError(f"{path}: {NOT_OURS}")
     try:
-        module = kind(**values)
-        module.load_state_dict(checkpoint["state_dict"])
+        module: TaskModule | Pretraining = kind(**values)
+        module.load_state_dict(known["state_dict"])
+        if isinstance(module, Pretraining):
+            module.input, module.about = known["input"], known["about"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path}: a checkpoint of another version of {name} ({error}). "

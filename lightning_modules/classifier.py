@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
-from lightning_modules.networks.network import HEAD, build_network, features, head
+from lightning_modules.networks.network import HEAD, build_network, embedding, features, head
 from lightning_modules.optimisation import adamw_warmup_cosine
 from lightning_modules.target import name_of, resolve
 from lightning_modules.tasks.task import Task
@@ -21,8 +21,8 @@ from lightning_modules.tasks.task import Task
 class Blueprint:
     """What a study's configuration and its training exams say of a model to build.
 
-    reads, input, task, weights, about: as `TaskModule` and `Classifier` take them. shape: of the
-    input's tensor. network: class, settings and layer_decay (None for a model without one). recipe:
+    reads, input, task, about: as `TaskModule` and `Classifier` take them. shape: of the input's
+    tensor. network: class, settings and layer_decay (None for a model without one). recipe:
     how it is trained, and `effective_batch` by how many exams a step.
     """
 
@@ -30,7 +30,6 @@ class Blueprint:
     input: Mapping[str, Any]
     shape: Mapping[str, int]
     task: Mapping[str, Any]
-    weights: Sequence[float]
     network: Mapping[str, Any] | None
     recipe: Mapping[str, Any]
     effective_batch: int
@@ -40,12 +39,12 @@ class Blueprint:
 class TaskModule(L.LightningModule):
     """A module for one task: its loss, validation metrics over whole epochs, and its thresholds.
 
-    Batches hold the model's input under `reads`, "target" (B, labels) and "exam" (B,), an exam's
-    number in the DataModule's table. A subclass sets `reads` and builds `self.network`; its
-    constructor's arguments are plain values, saved as hyper-parameters. `weights` are the task's,
-    of training exams. `threshold` (labels,) is nan until `set_threshold`. It travels in the
-    checkpoint, as do the class's name ("classifier") and `about`: plain values that tell whoever
-    loads it what was trained on.
+    Batches hold the model's input under `reads`, "target" (B, labels), NaN where not known, and
+    "exam" (B,), an exam's number in the DataModule's table. A subclass sets `reads` and builds
+    `self.network`; its constructor's arguments are plain values, saved as hyper-parameters. `task`
+    is fitted on training targets. `threshold` (labels,) is nan until `set_threshold`. It travels in
+    the checkpoint, as do the class's name ("classifier") and `about`: plain values that tell
+    whoever loads it what was trained on.
 
     whole: whether it is trained on all exams at once, to convergence, rather than step by step.
     """
@@ -56,13 +55,11 @@ class TaskModule(L.LightningModule):
     network: nn.Module
     task: Task
     threshold: Tensor
-    weights: Tensor
 
     def __init__(
         self,
         *,
         task: Mapping[str, Any],
-        weights: Sequence[float],
         about: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -70,8 +67,6 @@ class TaskModule(L.LightningModule):
         self.hparams["about"] = dict(about or {})
         self.task = build_task(task)
         self.register_buffer("threshold", torch.full((len(self.task.labels),), torch.nan))
-        self.register_buffer("weights", torch.tensor(list(weights)), persistent=False)
-        self.metrics = self.task.metrics()
 
     @classmethod
     @abstractmethod
@@ -79,7 +74,7 @@ class TaskModule(L.LightningModule):
         """A new model. ValueError where network, input and recipe don't fit."""
 
     @classmethod
-    def described(cls, label: str, recipe: Mapping[str, Any]) -> str:
+    def described(cls, label: str, task: type[Task], recipe: Mapping[str, Any]) -> str:
         """A model without a network, of an input called `label`, in a report's words."""
         return f"{cls.__name__} on {label}"
 
@@ -99,12 +94,16 @@ class TaskModule(L.LightningModule):
         with torch.autocast(inputs.device.type, enabled=False):
             return head(self.network, seen.float())
 
+    def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the network's last layer sees (B, D); ValueError where a network has no such."""
+        return embedding(self.network, batch[self.reads])
+
     def set_threshold(self, thresholds: Sequence[float]) -> None:
         """Keep each label's value from which an exam counts as positive."""
         self.threshold.copy_(torch.tensor(list(thresholds)))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.task.loss(self(batch), batch["target"], self.weights)
+        loss = self.task.loss(self(batch), batch["target"])
         self.log("train/loss", loss)
         return loss
 
@@ -125,9 +124,8 @@ class TaskModule(L.LightningModule):
         once = torch.ones(len(exam), dtype=torch.bool, device=self.device)
         once[1:] = exam[1:] != exam[:-1]
         outputs, target = outputs[once], target[once]
-        self.log("val/loss", self.task.loss(outputs, target, self.weights))
-        self.log_dict(self.metrics(self.task.scores(outputs), target.int()))
-        self.metrics.reset()
+        self.log("val/loss", self.task.loss(outputs, target))
+        self.log_dict(self.task.measured(outputs, target))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return {"exam": batch["exam"], "outputs": self(batch).float()}
@@ -149,7 +147,6 @@ class Classifier(TaskModule):
         input: Mapping[str, Any],
         task: Mapping[str, Any],
         network: Mapping[str, Any],
-        weights: Sequence[float],
         frozen_encoder: bool,
         layer_decay: float,
         weight_decay: float,
@@ -159,7 +156,7 @@ class Classifier(TaskModule):
         warmup_fraction: float,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(task=task, weights=weights, about=about)
+        super().__init__(task=task, about=about)
         self.reads = reads
         self.network = build_network(network, network["shape"], self.task.outputs)
         if frozen_encoder:
@@ -186,7 +183,6 @@ class Classifier(TaskModule):
                 "settings": dict(network["settings"]),
                 "shape": dict(of.shape),
             },
-            weights=of.weights,
             frozen_encoder=recipe["frozen_encoder"],
             layer_decay=network["layer_decay"],
             weight_decay=recipe["weight_decay"],
@@ -245,11 +241,12 @@ class Classifier(TaskModule):
         )
 
 
-class LogisticRegression(TaskModule):
-    """Logistic regression on an input that is a row of numbers (B, features), standardised.
+class LinearModel(TaskModule):
+    """A linear model of an input that is a row of numbers (B, features), standardised.
 
-    The loss is the task's mean over n exams + penalty / (2 n) * |weights|^2, which for a binary
-    task is scikit-learn's LogisticRegression(C=1 / penalty); the intercept is free. Each training
+    The loss is the task's mean over n exams + penalty / (2 n) * |weights|^2: for a yes or no that
+    is scikit-learn's LogisticRegression(C=1 / penalty), for a number, in its training deviations,
+    Ridge(alpha=penalty), and so for each of several labels. The intercept is free. Each training
     batch must be all n exams: one step, of L-BFGS, then converges. Train in double precision,
     Trainer(precision="64-true"), to reach the tolerance.
     """
@@ -264,12 +261,11 @@ class LogisticRegression(TaskModule):
         reads: str,
         input: Mapping[str, Any],
         task: Mapping[str, Any],
-        weights: Sequence[float],
         features: int,
         penalty: float,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(task=task, weights=weights, about=about)
+        super().__init__(task=task, about=about)
         self.reads = reads
         self.network = nn.Linear(features, self.task.outputs)
         nn.init.zeros_(self.network.weight)
@@ -285,20 +281,24 @@ class LogisticRegression(TaskModule):
             reads=of.reads,
             input=of.input,
             task=of.task,
-            weights=of.weights,
             features=of.shape["features"],
             penalty=of.recipe["penalty"],
             about=of.about,
         )
 
     @classmethod
-    def described(cls, label: str, recipe: Mapping[str, Any]) -> str:
-        return f"logistic regression on {label}, ridge penalty {recipe['penalty']:g}"
+    def described(cls, label: str, task: type[Task], recipe: Mapping[str, Any]) -> str:
+        return f"{task.linear} on {label}, ridge penalty {recipe['penalty']:g}"
 
     def described_by(self, features: Sequence[str]) -> dict[str, float]:
-        weights = self.network.weight.detach()[0].tolist()
-        of_each = {f"coefficient/{n}": w for n, w in zip(features, weights, strict=True)}
-        return {"intercept": self.network.bias.detach()[0].item(), **of_each}
+        told = {}
+        labels = self.task.labels
+        for i, label in enumerate(labels):
+            of = f"/{label}" if len(labels) > 1 else ""
+            weights = self.network.weight.detach()[i].tolist()
+            told[f"intercept{of}"] = self.network.bias.detach()[i].item()
+            told |= {f"coefficient{of}/{n}": w for n, w in zip(features, weights, strict=True)}
+        return told
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         values = batch[self.reads].to(self.network.weight.dtype)
@@ -306,10 +306,13 @@ class LogisticRegression(TaskModule):
             outputs: Tensor = self.network(values)
         return outputs
 
+    def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
+        raise ValueError("a linear model has no embedding: it sees its input itself")
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        exams = len(batch["target"])
         squares = self.network.weight.square().sum()
-        penalty: Tensor = self.hparams["penalty"] / (2 * exams) * squares
+        terms = self.task.terms(batch["target"])
+        penalty: Tensor = self.hparams["penalty"] / (2 * terms) * squares
         return super().training_step(batch, batch_idx) + penalty
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

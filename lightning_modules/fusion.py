@@ -12,33 +12,34 @@ from lightning_modules.classifier import Blueprint, TaskModule
 from lightning_modules.networks.fusion import FusionNetwork
 from lightning_modules.optimisation import adamw_warmup_cosine
 from lightning_modules.target import name_of, resolve
+from lightning_modules.tasks.task import Task
 
 
 class Fusion(TaskModule):
     """One task, told by whichever submodels have their input.
 
-    batch["logits"] is (B, submodels), in the order of `submodels`, NaN where an input is missing;
-    at least one is there. `mean` and `deviation` (submodels,) are those of the logits trained on.
+    batch["values"] is (B, submodels, labels), what each of `submodels`, in their order, says of
+    each label (the task's `values`), NaN where its input is missing; at least one is there. `mean`
+    and `deviation` (submodels, labels) are those of the values trained on.
     `modality_dropout` is the probability of leaving out each input that is there, while training;
     the layers' `widths` are unknown in the paper (see `FusionNetwork`).
 
     The submodels are held frozen, so that one checkpoint is enough to predict. `submodels` maps
     their names to {"_target_": their class, "hyper_parameters": its arguments}; `from_submodels`
-    gives them their weights too. Raises ValueError where sizes do not fit, and where a submodel's
-    logits do not vary.
+    gives them their weights too. Raises ValueError where sizes do not fit, and where what a
+    submodel says does not vary.
     """
 
-    reads = "logits"
+    reads = "values"
     network: FusionNetwork
 
     def __init__(
         self,
         *,
         task: Mapping[str, Any],
-        weights: Sequence[float],
         submodels: Mapping[str, Mapping[str, Any]],
-        mean: Sequence[float],
-        deviation: Sequence[float],
+        mean: Sequence[Sequence[float]],
+        deviation: Sequence[Sequence[float]],
         widths: Sequence[int],
         modality_dropout: float,
         weight_decay: float,
@@ -48,12 +49,20 @@ class Fusion(TaskModule):
         warmup_fraction: float,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(task=task, weights=weights, about=about)
-        for name, spread in zip(submodels, deviation, strict=True):
-            if not spread > 0:
-                raise ValueError(f"the logits of {name} do not vary: their deviation is {spread}")
+        super().__init__(task=task, about=about)
+        for name, spreads in zip(submodels, deviation, strict=True):
+            for label, spread in zip(self.task.labels, spreads, strict=True):
+                if not spread > 0:
+                    raise ValueError(
+                        f"the {self.task.value}s of {name} for {label} do not vary: their "
+                        f"deviation is {spread}"
+                    )
         self.network = FusionNetwork(
-            mean=mean, deviation=deviation, widths=widths, modality_dropout=modality_dropout
+            mean=mean,
+            deviation=deviation,
+            widths=widths,
+            modality_dropout=modality_dropout,
+            outputs=self.task.outputs,
         )
         self.submodels = _rebuild(submodels).requires_grad_(False)
 
@@ -74,14 +83,14 @@ class Fusion(TaskModule):
         return fusion
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        logits = batch["logits"].to(self.network.mean.dtype)
-        with torch.autocast(logits.device.type, enabled=False):
-            outputs: Tensor = self.network(logits)
+        values = batch["values"].to(self.network.mean.dtype)
+        with torch.autocast(values.device.type, enabled=False):
+            outputs: Tensor = self.network(values)
         return outputs
 
     @torch.no_grad()
-    def submodel_logits(self, inputs: Mapping[str, Tensor | None]) -> Tensor:
-        """Prepared inputs (B, ...) by the submodel's name -> logits (B, submodels).
+    def submodel_values(self, inputs: Mapping[str, Tensor | None]) -> Tensor:
+        """Prepared inputs (B, ...) by the submodel's name -> values (B, submodels, labels).
 
         NaN where an input is None or not given. Raises ValueError where there is none at all, and
         for a name that is no submodel's.
@@ -93,13 +102,16 @@ class Fusion(TaskModule):
         if not given:
             raise ValueError(f"there is no input for any of {names}")
         self.submodels.eval()
-        logits = torch.full(
-            (len(next(iter(given.values()))), len(self.submodels)), torch.nan, device=self.device
+        exams = len(next(iter(given.values())))
+        values = torch.full(
+            (exams, len(self.submodels), len(self.task.labels)), torch.nan, device=self.device
         )
         for column, (name, submodel) in enumerate(self.submodels.items()):
             if name in given:
-                logits[:, column] = submodel({submodel.reads: given[name]}).squeeze(1)
-        return logits
+                outputs = submodel({submodel.reads: given[name]})
+                task: Task = submodel.task  # type: ignore[assignment]
+                values[:, column] = task.values(outputs)
+        return values
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return adamw_warmup_cosine(

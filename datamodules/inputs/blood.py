@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -93,6 +93,11 @@ class Blood(InManifest):
         features = columns.to_numpy(np.float64, na_value=np.nan, copy=True)
         features[:, 0] = np.log(np.maximum(features[:, 0], 1))
         return features
+
+    def example(self) -> dict[str, Any]:
+        """Of middling age."""
+        values: dict[str, Any] = {self.marker: 300.0, "age_years": 65.0, "sex": "female"}
+        return {column: values[column] for column in self.reads}
 
     def instead_of(self, argument: str) -> str:
         if argument not in ARGUMENTS.values():

@@ -13,10 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.inputs.input import Augmentation, Fitted, Input, Raw, Reader, lowest_highest
+from datamodules.errors import InputError
+from datamodules.inputs.input import (
+    Augmentation,
+    Fitted,
+    Input,
+    Raw,
+    Reader,
+    as_numbers,
+    lowest_highest,
+)
 from datamodules.manifest import Column
 from datamodules.radiographs import content_box, read_radiograph, to_square
 from datamodules.radiographs.packed import PackedFilms
+from datamodules.radiographs.radiograph import MIN_SIDE
 from datamodules.store import Store
 
 SIDES = {"width": "image width (pixels)", "height": "image height (pixels)"}
@@ -36,6 +46,7 @@ class CXR(Input):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {"cxr_path": Column("path")}
+    array: ClassVar[str] = "cxr"
 
     size: int
 
@@ -96,7 +107,19 @@ class CXR(Input):
     ) -> tuple[Raw, dict[str, float]] | None:
         if "cxr_path" not in values:
             return None
-        pixels = read_radiograph(folder / values["cxr_path"]).pixels
+        return self._of_pixels(read_radiograph(folder / values["cxr_path"]).pixels)
+
+    def of_array(self, array: Any, sampling_rate_hz: float | None) -> tuple[Raw, dict[str, float]]:
+        """`array` is (height, width) of greys, white the highest: from 0 to 1, or whole numbers of
+        8 bits (255 is white) or 16 bits (their own lowest and highest are black and white)."""
+        return self._of_pixels(_greys(as_numbers(array, "cxr")))
+
+    def example(self) -> dict[str, Any]:
+        """A gradient."""
+        side = max(MIN_SIDE, min(64, self.size))
+        return {"cxr": np.round(np.add.outer(np.arange(side), np.arange(side)) / (2 * side - 2), 2)}
+
+    def _of_pixels(self, pixels: NDArray[np.float32]) -> tuple[Raw, dict[str, float]]:
         height, width = pixels.shape
         square, own = to_square(pixels, self.size), own_pixels(height, width, self.size)
         raw = torch.from_numpy(square[None]), torch.from_numpy(own[None])
@@ -118,6 +141,38 @@ class CXR(Input):
             f"film padded to a square of {self.size} x {self.size} pixels, standardised film by "
             "film over its own pixels"
         )
+
+
+def _greys(array: NDArray[Any]) -> NDArray[np.float32]:
+    """An array's pixels from 0 (black) to 1 (white), as a picture of them is read; InputError."""
+    if array.ndim != 2:
+        coloured = array.ndim == 3 and array.shape[-1] in (3, 4)
+        told = "in colour: give one channel of greys" if coloured else "not (height, width)"
+        raise InputError(f"cxr: the array is {array.shape}, {told}.")
+    if min(array.shape) < MIN_SIDE:
+        height, width = array.shape
+        raise InputError(
+            f"cxr: the array has {width} x {height} pixels, fewer than {MIN_SIDE} on a side. Give "
+            "the chest X-ray itself, not its thumbnail."
+        )
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        raise InputError(
+            "cxr: every pixel has the same value. Give a chest X-ray, or leave it out."
+        )
+    whole = array.dtype.kind in "iu" or (high > 1 and bool((array == array.round()).all()))
+    if low < 0 or high > (65535 if whole else 1):
+        raise InputError(
+            f"cxr: its values run from {low:g} to {high:g}. Give greys from 0 (black) to 1 "
+            "(white), or whole numbers of 8 or 16 bits."
+        )
+    pixels = array.astype(np.float32)
+    if not whole:
+        return pixels
+    if array.dtype.itemsize == 1 or (array.dtype != np.uint16 and high <= 255):
+        return pixels / np.float32(255)
+    pixels -= pixels.min()
+    return np.asarray(pixels / pixels.max(), np.float32)
 
 
 def own_pixels(height: int, width: int, size: int) -> NDArray[np.bool_]:

@@ -12,7 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.inputs.input import Augmentation, Fitted, Input, Raw, Reader, lowest_highest
+from datamodules.errors import InputError
+from datamodules.inputs.input import (
+    Augmentation,
+    Fitted,
+    Input,
+    Raw,
+    Reader,
+    as_numbers,
+    lowest_highest,
+)
 from datamodules.manifest import Column
 from datamodules.recordings import (
     LEADS,
@@ -29,6 +38,9 @@ RATE, AMPLITUDE = "ECG sampling rate (Hz)", "ECG amplitude (mV)"
 # A model's own length is asked for, and any sampling rate taken: a strange one is warned of.
 _ANY = RecordingLimits(0, float("inf"), 0, 2**31)
 _FITTED_AT_ONCE = 64  # exams
+RATES_HZ = (50, 50_000)  # of arrays, which have no header to trust
+# Of the middle lead's deviation: electrodes drift by a few mV, and have microvolts of noise.
+_LEAST_MV, _MOST_MV = 1e-3, 20.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,8 @@ class ECG(Input):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {"ecg_path": Column("path")}
+    array: ClassVar[str] = "ecg"
+    timed: ClassVar[bool] = True
 
     sampling_rate_hz: int
     seconds: int
@@ -244,6 +258,53 @@ class ECG(Input):
         }
         return raw, {RATE: rate, AMPLITUDE: amplitude_mv(self.recorded(raw)).item()}
 
+    def of_array(self, array: Any, sampling_rate_hz: float | None) -> tuple[Raw, dict[str, float]]:
+        """`array` is (12, n) in mV, leads in standard order (I, II, III, aVR, aVL, aVF, V1-V6)."""
+        rate = _whole_rate(sampling_rate_hz)
+        signal = as_numbers(array, "ecg")
+        if signal.ndim != 2 or signal.shape[0] != len(LEADS):
+            transposed = signal.ndim == 2 and signal.shape[1] == len(LEADS)
+            told = "transpose it: ecg.T." if transposed else f"{', '.join(LEADS)}, in this order."
+            raise InputError(
+                f"ecg: the array is {signal.shape}, and a 12-lead ECG (12, samples): {told}"
+            )
+        seconds = signal.shape[1] / rate
+        if seconds < self.seconds:
+            raise InputError(
+                f"ecg: {signal.shape[1]} samples at {rate} Hz are {seconds:g} s, and the model "
+                f"reads {self.seconds} s. Give a longer recording, or its own sampling rate."
+            )
+        flat = [lead for lead, of in zip(LEADS, signal, strict=True) if of.min() == of.max()]
+        if flat:
+            raise InputError(
+                f"ecg: flat lead {', '.join(flat)}: every sample has the same value. The electrode "
+                "was off, or the export lost the lead: leave the recording out."
+            )
+        spread = float(np.median(signal.std(axis=1, dtype=np.float64)))
+        if not _LEAST_MV <= spread <= _MOST_MV:
+            unit, remedy = ("volts", "Multiply") if spread < _LEAST_MV else ("microvolts", "Divide")
+            raise InputError(
+                f"ecg: its leads deviate by {spread:.3g}, and an ECG's in mV by some 0.2: is it in "
+                f"{unit}? {remedy} it by 1000: mV are read."
+            )
+        samples = signal[None, :, : rate * self.seconds].astype(np.float32)
+        raw = {
+            rate: (
+                torch.zeros(1, dtype=torch.int64),
+                torch.from_numpy(samples),
+                torch.ones(1, len(LEADS)),
+                torch.zeros(1, len(LEADS)),
+            )
+        }
+        return raw, {RATE: rate, AMPLITUDE: amplitude_mv(self.recorded(raw)).item()}
+
+    def example(self) -> dict[str, Any]:
+        """Twelve sine waves, at a rate that keeps them small."""
+        rate = max(RATES_HZ[0], min(100, self.sampling_rate_hz))
+        time = np.arange(rate * self.seconds) / rate
+        waves = [np.sin(2 * np.pi * (1 + lead / 4) * time) / 2 for lead in range(len(LEADS))]
+        return {"ecg": np.round(waves, 3), "ecg_sampling_rate_hz": float(rate)}
+
     @property
     def endings(self) -> str:
         return ".hea"
@@ -344,6 +405,23 @@ class ECGAugmentation(Augmentation):
         if self.lead_dropout:
             ecg = ecg * (torch.rand_like(ecg[:, :, :1]) >= self.lead_dropout)
         return ecg
+
+
+def _whole_rate(sampling_rate_hz: float | None) -> int:
+    """An array's sampling rate; InputError where it is absent or impossible."""
+    if sampling_rate_hz is None:
+        raise InputError("ecg: an array has no sampling rate of its own. Give sampling_rate_hz=.")
+    low, high = RATES_HZ
+    try:
+        rate = float(sampling_rate_hz)
+    except (TypeError, ValueError):
+        rate = np.nan
+    if not low <= rate <= high or rate != int(rate):
+        raise InputError(
+            f"sampling_rate_hz={sampling_rate_hz}: give a whole number of Hz, from {low} to "
+            f"{high:,}."
+        )
+    return int(rate)
 
 
 def millivolts(samples: Tensor, units_per_mv: Tensor, baseline: Tensor) -> Tensor:

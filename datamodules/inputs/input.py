@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.errors import InputError
 from datamodules.manifest import Column
 from datamodules.store import Contents, Store
 
@@ -55,10 +56,14 @@ class Input(ABC):
     A subclass is a frozen dataclass of plain values, settings and what was fitted, so that a
     checkpoint carries it. ValueError, on construction, for settings that can't be.
 
-    columns: those of a manifest that are this input's own, with their checks.
+    columns: those of a manifest that are this input's own, with their checks. array: which of its
+    `arguments` may be an array in memory as well as a file; "" for none. timed: whether an array
+    needs its sampling rate.
     """
 
     columns: ClassVar[Mapping[str, Column]]
+    array: ClassVar[str] = ""
+    timed: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -148,6 +153,18 @@ class Input(ABC):
         `values` are the manifest's, those that are known, paths relative to `folder`. None where
         the exam has no such input; InputError for a file that can't be used.
         """
+
+    def of_array(self, array: Any, sampling_rate_hz: float | None) -> tuple[Raw, dict[str, float]]:
+        """As `of_exam`, of an array in memory; the rate is None unless it is `timed`.
+
+        InputError, naming what it should be, for an array that can't be used.
+        """
+        raise InputError(f"{self.label} is no array. Give it as a file or a value.")
+
+    def example(self) -> dict[str, Any]:
+        """A small made-up exam, by `array` (and `<array>_sampling_rate_hz`) or the manifest's
+        columns; empty where none can be made up."""
+        return {}
 
     @property
     def endings(self) -> str:
@@ -244,6 +261,27 @@ class Values:
     def __call__(self, exams: NDArray[np.int64]) -> Tensor:
         """float64 (b, features)."""
         return self.features[exams]
+
+
+def as_numbers(array: Any, name: str) -> NDArray[Any]:
+    """An array, a tensor or nested lists as a NumPy array of finite real numbers; InputError."""
+    if isinstance(array, Tensor):
+        array = array.detach().cpu()
+    try:
+        values = np.asarray(array)
+        if values.dtype == object:  # rows that are arrays
+            values = np.stack([np.asarray(row) for row in values])
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: its rows are not of one length, or not all numbers.") from None
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"{name}: an array of {values.dtype} is not of real numbers.")
+    missing = values.size - int(np.isfinite(values).sum())
+    if missing:
+        raise InputError(
+            f"{name}: {missing} of {values.size} values are NaN or infinite. Give it without gaps, "
+            "or leave it out."
+        )
+    return values
 
 
 def lowest_highest(values: Any) -> tuple[float, float]:

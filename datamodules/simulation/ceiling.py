@@ -1,4 +1,4 @@
-"""The AUROC that an ideal observer of the simulated patients' latents reaches."""
+"""How well an ideal observer of the simulated patients' latents does."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -62,9 +62,34 @@ def ceiling(
         for n in _chunks(exams):
             lvef, _, latents = patients.draw_states(rng, institution, n)
             noise = patients.ECHO_NOISE_LVEF * rng.standard_normal(n)
-            labels.append(np.clip(np.rint(lvef + noise), 10, 80) < lvef_below_percent)
+            measured = np.clip(np.rint(lvef + noise), *patients.MEASURED_LVEF)
+            labels.append(measured < lvef_below_percent)
             scores.append(posterior(institution, latents, lvef_below_percent))
         found[name] = _auroc(np.concatenate(scores), np.concatenate(labels))
+    return found
+
+
+def lvef_ceiling(
+    institutions: Mapping[str, Mapping[str, Any]], *, seed: int, exams: int = 50_000
+) -> dict[str, float]:
+    """Mean absolute error, in percentage points, of the ideal observer's estimate of a measured
+    LVEF, an institution each: the least that is possible, as `ceiling` is the most.
+
+    What the observer of `ceiling` knows, P(measured LVEF <= v | z) = F(v), has the median as its
+    best estimate, and the error expected there is the sum over whole per cent v of min(F(v),
+    1 - F(v)). Its mean over `exams` simulated exams has a standard error of about 0.01.
+
+    Raises:
+        InputError: settings that cannot be used.
+    """
+    found = {}
+    for name, institution in read_institutions(institutions).items():
+        rng = generator(seed, name)
+        errors = [
+            expected_errors(institution, patients.draw_states(rng, institution, n)[2])
+            for n in _chunks(exams)
+        ]
+        found[name] = float(np.concatenate(errors).mean())
     return found
 
 
@@ -172,6 +197,18 @@ def posterior(institution: Institution, latents: Array, threshold: float) -> Arr
         lvef, threshold
     )
     return below
+
+
+def expected_errors(institution: Institution, latents: Array) -> Array:
+    """The expected absolute error [n] of the posterior median of a measured LVEF, for latents
+    [n, latent] before age and sex.
+    """
+    lvef = np.arange(-15.0, 105.0)
+    low, high = patients.MEASURED_LVEF
+    at_most = np.array([patients.measured_below(lvef, v + 1) for v in range(low, high)])
+    distribution = _weights(institution, lvef, latents, _ECG) @ at_most.T
+    errors: Array = np.minimum(distribution, 1 - distribution).sum(axis=1)
+    return errors
 
 
 def ph_posterior(

@@ -64,6 +64,7 @@ _RESIDUAL_FACTOR = np.linalg.cholesky(RESIDUAL_COVARIANCE)
 LVEF_MEAN = np.array([62.0, 35.0])
 LVEF_SD = np.array([6.0, 9.0])
 ECHO_NOISE_LVEF = 4.0  # percentage points, about the interobserver variability of biplane Simpson
+MEASURED_LVEF = (10, 80)  # what an echo reports at least, and at most
 LVSD_BELOW_PERCENT = 40.0  # the threshold by which `lvsd_prevalence` is meant
 
 PRESSURE_PER_DYSFUNCTION = 0.9
@@ -234,7 +235,9 @@ def _exam(
         age_years=age,
         male=male,
         lvef_percent=(
-            int(np.clip(np.rint(lvef + ECHO_NOISE_LVEF * noise[0]), 10, 80)) if has_echo else None
+            int(np.clip(np.rint(lvef + ECHO_NOISE_LVEF * noise[0]), *MEASURED_LVEF))
+            if has_echo
+            else None
         ),
         echo_time=time + timedelta(days=delay) if has_echo else None,
         tr_velocity_m_s=velocity,

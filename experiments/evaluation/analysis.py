@@ -1,22 +1,27 @@
-"""A study's analysis: every table that its report is made of, from predictions alone."""
+"""A study's analysis: every table that its report is made of, from predictions alone.
+
+Every table has a column `label`.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from datamodules.errors import InputError
 from experiments.evaluation.calibration import calibration_table, reliability_curves
 from experiments.evaluation.comparison import common_exams, comparable, compare
 from experiments.evaluation.decision import decision_curves
 from experiments.evaluation.folds import calibration_of_folds, operating_points_of_folds
 from experiments.evaluation.heterogeneity import pooled_aurocs
+from experiments.evaluation.macro import compare_macro, macro_measures, macro_summary
 from experiments.evaluation.operating import operating_points
-from experiments.evaluation.predictions import EXAM, EXTERNAL, only_label
+from experiments.evaluation.predictions import EXAM, EXTERNAL, MACRO, label_of
 from experiments.evaluation.ranking import ranking_table
 from experiments.evaluation.roc_bands import roc_bands
 from experiments.evaluation.subgroups import age_bands, largest_gaps, subgroup_table
@@ -31,7 +36,9 @@ class Settings:
     `sensitivity` is that of the second operating point, `partial_auroc_from` the lowest specificity
     and sensitivity that partial AUROCs are over, `age_edges` part the age bands,
     `decision_thresholds` are those of the decision curves, and `subgroups` further columns of the
-    cohort's exams to group by, beside sex and age.
+    cohort's exams to group by, beside sex and age. `thresholds` are given ones, by label, for which
+    none is chosen. Of more than `label_sections` labels a report has no section each.
+    `truth_thresholds`: label -> numbers, below each of which a regression's truth is made a class.
     """
 
     confidence: float
@@ -43,6 +50,18 @@ class Settings:
     age_edges: Sequence[float]
     decision_thresholds: Sequence[float]
     subgroups: Sequence[str] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    label_sections: int = 6
+    truth_thresholds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def check(self, labels: Sequence[str]) -> None:
+        """InputError where a threshold is given for none of these labels."""
+        unknown = [label for label in self.thresholds if label not in labels]
+        if unknown:
+            raise InputError(
+                f"statistics.thresholds: there are no predictions of {', '.join(unknown)}. "
+                f"The labels are {', '.join(labels)}."
+            )
 
     @property
     def of_aurocs(self) -> dict[str, Any]:
@@ -55,7 +74,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Aurocs:
-    """The AUROCs of one label's models, and their comparisons.
+    """The AUROCs of one label's models, and their comparisons; or of the macro average.
 
     `summary` is that of `summarise` on `predictions`: where models have different exams, those that
     all have, and `own_summary` is of each model on all its exams. `comparisons` are of `compare`.
@@ -98,14 +117,27 @@ class Analysis(Aurocs):
     gaps: pd.DataFrame | None
 
 
+@dataclass(frozen=True)
+class Several:
+    """The analysis of several labels.
+
+    `overall` is that of the macro average, by `macro_summary` and `compare_macro`, whose further
+    tables hold those of all labels, one below the other; `measures` are of `macro_measures`.
+    """
+
+    overall: Analysis
+    measures: pd.DataFrame
+    labels: Mapping[str, Analysis]
+
+
 def aurocs(predictions: pd.DataFrame, settings: Settings, *, common: bool) -> Aurocs:
     """What is told of every fold too, from one label's checked predictions.
 
     `common`: models are judged, and get their thresholds, on nothing but exams that all have, and
     InputError where there is none; else validation exams, and the pairs' own comparisons, are of
-    all that a model or pair has. InputError where there are several labels.
+    all that a model or pair has.
     """
-    label, options = only_label(predictions), settings.of_aurocs
+    label, options = label_of(predictions), settings.of_aurocs
     tested = comparable(predictions)
     if common:
         tested = common_exams(predictions, predictions["model"].unique().tolist())
@@ -114,6 +146,62 @@ def aurocs(predictions: pd.DataFrame, settings: Settings, *, common: bool) -> Au
         own_summary, summary = summary, summarise(tested, **options)
     comparisons = compare(tested if common else predictions, **options)
     return Aurocs(label, tested, summary, own_summary, comparisons)
+
+
+def macro_aurocs(
+    predictions: pd.DataFrame, found: Mapping[str, Aurocs], settings: Settings, *, common: bool
+) -> Aurocs:
+    """The macro average over the labels of `found`, each on the exams that it is judged on."""
+    confidence = settings.confidence
+    tested = pd.concat([of.predictions for of in found.values()], ignore_index=True)
+    own = any(of.own_summary is not None for of in found.values())
+    return Aurocs(
+        MACRO,
+        tested,
+        macro_summary(tested, confidence=confidence),
+        macro_summary(predictions, confidence=confidence) if own else None,
+        compare_macro(tested if common else predictions, confidence=confidence),
+    )
+
+
+def analyse_several(
+    macro: Aurocs,
+    found: Mapping[str, Aurocs],
+    settings: Settings,
+    *,
+    exams: pd.DataFrame | None = None,
+    folds: Mapping[str, Sequence[pd.DataFrame]],
+) -> Several:
+    """`analyse` of every label, on its own `folds`, and what the macro average adds."""
+    with ThreadPoolExecutor(1) as pool:
+        measures = pool.submit(macro_measures, macro.predictions, **settings.bootstrap)
+        labels = {
+            label: analyse(of_label, settings, exams=exams, folds=folds[label])
+            for label, of_label in found.items()
+        }
+    pooled = pooled_aurocs(macro.summary, confidence=settings.confidence)
+    pooled.insert(0, "label", MACRO)
+
+    def joined(name: str) -> Any:
+        tables = [getattr(analysis, name) for analysis in labels.values()]
+        known = [table for table in tables if table is not None and len(table)]
+        return pd.concat(known, ignore_index=True) if known else tables[0]
+
+    names = [of.name for of in fields(Analysis)]
+    further = names[names.index("ranking") :]
+    development, external = (
+        list(dict.fromkeys(name for of in labels.values() for name in getattr(of, role)))
+        for role in ("development", "external")
+    )
+    overall = Analysis(
+        **vars(macro),
+        settings=settings,
+        development=development,
+        external=external,
+        pooled=pooled,
+        **{name: joined(name) for name in further},
+    )
+    return Several(overall, measures.result(), labels)
 
 
 def analyse(
@@ -140,36 +228,46 @@ def analyse(
         decision = pool.submit(decision_curves, predictions, thresholds=cuts, **options)
         bands = pool.submit(roc_bands, predictions, **options)
         subgroups = pool.submit(_subgroups, predictions, exams, settings)
+        given = settings.thresholds.get(found.label)
+        points = partial(operating_points, predictions, sensitivity=sensitivity)
+        if given is not None:
+            points = partial(points, thresholds=dict.fromkeys(found.models, given))
+        elif folds:
+            points = partial(operating_points_of_folds, folds, sensitivity=sensitivity)
         if folds:
-            points = partial(operating_points_of_folds, folds)
             calibrations = pool.submit(calibration_of_folds, folds, **options)
         else:
-            points = partial(operating_points, predictions)
             calibrations = pool.submit(
                 lambda: (
                     calibration_table(predictions, **options),
                     reliability_curves(predictions, **options),
                 )
             )
-        operating = pool.submit(points, sensitivity=sensitivity, **options)
+        operating = pool.submit(points, **options)
         calibration, reliability = calibrations.result()
         grouped = subgroups.result()
     confidence = settings.confidence
     known = [table[table["split"] != EXTERNAL] for table in folds or [predictions]]
+    tables: dict[str, Any] = {
+        "pooled": pooled_aurocs(found.summary, confidence=confidence),
+        "ranking": ranking.result(),
+        "decision": decision.result(),
+        "bands": bands.result(),
+        "operating": operating.result(),
+        "calibration": calibration,
+        "reliability": reliability,
+        "subgroups": grouped,
+        "gaps": None if grouped is None else largest_gaps(grouped, confidence=confidence),
+    }
+    for table in tables.values():
+        if table is not None:
+            table.insert(0, "label", found.label)
     return Analysis(
         **vars(found),
         settings=settings,
         development=_institutions(pd.concat(known)),
         external=_institutions(predictions[predictions["split"] == EXTERNAL]),
-        pooled=pooled_aurocs(found.summary, confidence=confidence),
-        ranking=ranking.result(),
-        decision=decision.result(),
-        bands=bands.result(),
-        operating=operating.result(),
-        calibration=calibration,
-        reliability=reliability,
-        subgroups=grouped,
-        gaps=None if grouped is None else largest_gaps(grouped, confidence=confidence),
+        **tables,
     )
 
 
@@ -180,6 +278,16 @@ def _institutions(exams: pd.DataFrame) -> list[str]:
 def _subgroups(
     predictions: pd.DataFrame, exams: pd.DataFrame | None, settings: Settings
 ) -> pd.DataFrame | None:
+    groups = patient_groups(predictions, exams, settings)
+    return None if groups is None else subgroup_table(predictions, groups, **settings.bootstrap)
+
+
+def patient_groups(
+    predictions: pd.DataFrame, exams: pd.DataFrame | None, settings: Settings
+) -> pd.DataFrame | None:
+    """The table of groups that `subgroup_table` takes, of the cohort's `exams`; None where nothing
+    is known of the patients, or no exam is external.
+    """
     if exams is None or not (predictions["split"] == EXTERNAL).any():
         return None
     groups = exams[list(EXAM)].copy()
@@ -190,6 +298,4 @@ def _subgroups(
     for column in settings.subgroups:
         groups[column] = exams[column]
     known = [column for column in groups.columns[2:] if groups[column].notna().any()]
-    if not known:
-        return None
-    return subgroup_table(predictions, groups[[*EXAM, *known]], **settings.bootstrap)
+    return groups[[*EXAM, *known]] if known else None

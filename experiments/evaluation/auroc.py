@@ -23,7 +23,7 @@ CLUSTERED = "patient-clustered bootstrap"
 NEWCOMBE = "Newcombe"
 NOT_ESTIMABLE = "not estimable"
 
-_ADDED = 0.4  # exams added to each class by the adjusted interval; chosen by simulated coverage
+ADDED = 0.4  # exams added to each class by the adjusted interval; chosen by simulated coverage
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +171,11 @@ def clustered_auroc(
     else:
         method = CLUSTERED
         aurocs = resampled_aurocs(labels, scores, cluster, stratum_sizes, resamples, seed)
-        added = _ADDED * (0.5 - value) ** 2 * sum(1 / count**2 for count in patients)
+        added = ADDED * (0.5 - value) ** 2 * sum(1 / count**2 for count in patients)
         variance = float(np.nanvar(aurocs, ddof=1)) + added
     if variance > 0:
         smaller = min(patients)
-        centre = (smaller * value + _ADDED / 2) / (smaller + _ADDED)
+        centre = (smaller * value + ADDED / 2) / (smaller + ADDED)
         size = centre * (1 - centre) / variance
         bounds = wilson_interval(centre * size, size, confidence=confidence)
         low, high = min(float(bounds[0]), value), max(float(bounds[1]), value)
@@ -262,9 +262,9 @@ def patients_by_class(labels: NDArray[np.bool_], patient: NDArray[Any]) -> tuple
 
 def _variance_with_added(component: NDArray[np.float64]) -> float:
     """The variance of a class's mean placement, after adding exams with a placement of 1/2."""
-    n = component.size + _ADDED
-    mean = (component.sum() + _ADDED / 2) / n
-    squares = ((component - mean) ** 2).sum() + _ADDED * (0.5 - mean) ** 2
+    n = component.size + ADDED
+    mean = (component.sum() + ADDED / 2) / n
+    squares = ((component - mean) ** 2).sum() + ADDED * (0.5 - mean) ** 2
     return float(squares / (n * (n - 1)))
 
 

@@ -1,6 +1,6 @@
 """Table 1: who the patients are, institution by institution."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -19,13 +19,21 @@ _SKEWED = ("bnp_pg_ml", "nt_probnp_pg_ml")  # a mean says little of them
 _ABSENT = "-"
 
 
-def characteristics(exams: pd.DataFrame, target: str) -> pd.DataFrame:
+def unit_of(column: str) -> str:
+    """The unit of a manifest's column of numbers; empty where it is not known."""
+    return _QUANTITIES.get(column, "").partition(", ")[2]
+
+
+def characteristics(
+    exams: pd.DataFrame, targets: Mapping[str, str], *, classed: bool = True
+) -> pd.DataFrame:
     """Table 1: a row a characteristic, a column an institution, as text.
 
     `exams` has a row an exam: institution, exam_id, patient_id, role ("development", "external"),
-    target (1, 0 or NaN), and any of the manifest's age_years, sex, lvef_percent, pasp_mmhg,
-    tr_velocity_m_s, bnp_pg_ml and nt_probnp_pg_ml. `target` names the target. Institutions keep
-    their order, development ones first; where a role has several, they are also put together.
+    targets (1, 0 or NaN; numbers where they are not `classed`), and any of the manifest's
+    age_years, sex, lvef_percent, pasp_mmhg, tr_velocity_m_s, bnp_pg_ml and nt_probnp_pg_ml.
+    `targets` are label -> column. Institutions keep their order, development ones first; where a
+    role has several, they are also put together.
 
     Everything is counted in exams but the row "Patients". Numbers are mean (SD) and median [first
     to third quartile], BNP and NT-proBNP the latter alone; shares are of the exams whose value is
@@ -36,9 +44,14 @@ def characteristics(exams: pd.DataFrame, target: str) -> pd.DataFrame:
     rows: list[tuple[str, list[str]]] = [
         ("Exams", [f"{len(part):,}" for part in columns.values()]),
         ("Patients", [f"{_patients(part):,}" for part in columns.values()]),
-        (f"{target}: positive, n (%)", [_share(p["target"] == 1, p) for p in columns.values()]),
-        (f"{target}: not known", [_missing(p["target"]) for p in columns.values()]),
     ]
+    for label, target in targets.items():
+        if classed:
+            positive = [_share(part[target] == 1, part, target) for part in columns.values()]
+            rows.append((f"{label}: positive, n (%)", positive))
+        elif label not in known:
+            rows.append((f"{label}: mean (SD)", [_mean(p[target]) for p in columns.values()]))
+        rows.append((f"{label}: not known", [_missing(p[target]) for p in columns.values()]))
     if "sex" in exams and exams["sex"].notna().any():
         for sex in sorted(exams["sex"].dropna().unique()):
             cells = [_share(p["sex"] == sex, p, "sex") for p in columns.values()]
@@ -69,7 +82,7 @@ def _patients(exams: pd.DataFrame) -> int:
     return len(exams[["institution", "patient_id"]].drop_duplicates())
 
 
-def _share(mask: pd.Series, exams: pd.DataFrame, column: str = "target") -> str:
+def _share(mask: pd.Series, exams: pd.DataFrame, column: str) -> str:
     known = int(exams[column].notna().sum())
     return f"{int(mask.sum()):,} ({100 * mask.sum() / known:.1f})" if known else _ABSENT
 

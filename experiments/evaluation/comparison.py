@@ -1,6 +1,7 @@
 """Paired comparisons of models' AUROCs, each on the exams that both models have."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -19,21 +20,22 @@ from experiments.evaluation.auroc import (
     resampled_aurocs,
 )
 from experiments.evaluation.bootstrap import clusters
-from experiments.evaluation.predictions import ALL_EXTERNAL, EXTERNAL, POOLED, ROLES
+from experiments.evaluation.predictions import ALL_EXTERNAL, EXTERNAL, POOLED, ROLES, label_of
 from experiments.evaluation.summary import p_text, plain_rows
 
 JSON_KEYS = (
-    "institution", "model_a", "model_b", "n", "auroc_a", "auroc_b", "difference",
+    "label", "institution", "model_a", "model_b", "n", "auroc_a", "auroc_b", "difference",
     "difference_low", "difference_high", "z", "p", "p_holm", "method",
 )  # fmt: skip
-COLUMNS = (*JSON_KEYS[:3], "role", "n", "left_out", *JSON_KEYS[4:])
+COLUMNS = (*JSON_KEYS[:4], "role", "n", "left_out", *JSON_KEYS[5:])
 
 Pair = tuple[str, str]
+Tests = Callable[[pd.DataFrame, pd.DataFrame, list[Pair]], Iterator[dict[str, Any]]]
 
 _EXAM = ["institution", "split", "exam_id"]
-_FIGURES = ("auroc_a", "auroc_b", "difference", "difference_low", "difference_high", "z", "p")
+FIGURES = ("auroc_a", "auroc_b", "difference", "difference_low", "difference_high", "z", "p")
 LEAST = {DELONG: 5, CLUSTERED: 10}  # patients of each class that a test needs
-_ROUNDING = 1e-14  # a standard error below this is 0: placements are exact to 1e-16
+ROUNDING = 1e-14  # a standard error below this is 0: placements are exact to 1e-16
 
 
 def compare(
@@ -46,11 +48,11 @@ def compare(
 ) -> pd.DataFrame:
     """A row a pair of models and institution, with the columns COLUMNS (NaN: not estimable).
 
-    `predictions` is a checked table; `pairs` are all pairs in its order of models, unless given. A
-    pair is compared on the exams that both models have (by institution, split and exam_id);
-    `left_out` counts those that only one of the two has. Roles are those of `summarise`; a pair
-    whose external exams come from two institutions or more has the pooled row `all-external` too.
-    Validation exams are not compared.
+    `predictions` is a checked table of one label; `pairs` are all pairs in its order of models,
+    unless given. A pair is compared on the exams that both models have (by institution, split and
+    exam_id); `left_out` counts those that only one of the two has. Roles are those of
+    `summarise`; a pair whose external exams come from two institutions or more has the pooled row
+    `all-external` too. Validation exams are not compared.
 
     `difference` is auroc_a - auroc_b, z that over its standard error, and p two-sided from the
     normal distribution.
@@ -75,23 +77,43 @@ def compare(
     Raises InputError where a pair names an unknown model, and where models disagree about an exam's
     target or patient.
     """
+    tests = partial(_tests, confidence=confidence, resamples=resamples, seed=seed)
+    table = paired(predictions, tests, COLUMNS, pairs=pairs, truth="target", score="probability")
+    return table.astype(dict.fromkeys((*FIGURES, "p_holm"), "float64"))
+
+
+def paired(
+    predictions: pd.DataFrame,
+    tests: Tests,
+    columns: Sequence[str],
+    *,
+    pairs: Iterable[Pair] | None,
+    truth: str,
+    score: str,
+) -> pd.DataFrame:
+    """`compare` by any paired `tests` of models' `score`: the exams (with `truth`, and patient and
+    stratum as numbers), a column of scores a model, and the pairs give a row a pair.
+    """
     models = list(predictions["model"].unique())
     chosen = list(combinations(models, 2)) if pairs is None else [(a, b) for a, b in pairs]
     _check_models(predictions, [model for pair in chosen for model in pair])
-    exams, scores = _by_exam(predictions, models)
+    exams, scores = by_exam(predictions, models, truth, score)
+    of_label = {"label": label_of(predictions)}
     rows = [
-        {"institution": institution, "role": role} | row
+        of_label | {"institution": institution, "role": role} | row
         for institution, role, there in _test_sets(exams)
-        for row in _compare_on(
-            exams[there], scores[there], chosen, role, confidence, resamples, seed
-        )
+        for row in _compare_on(exams[there], scores[there], chosen, role, tests)
     ]
     place = {pair: number for number, pair in enumerate(chosen)}
     rows.sort(key=lambda row: place[row["model_a"], row["model_b"]])
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return corrected(pd.DataFrame(rows, columns=list(columns)))
+
+
+def corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of comparisons with `p_holm`, over the institutions of one role within a pair."""
     family = table.groupby(["model_a", "model_b", "role"], sort=False)
     table["p_holm"] = family["p"].transform(holm)
-    return table.astype(dict.fromkeys((*_FIGURES, "p_holm"), "float64"))
+    return table
 
 
 def common_exams(predictions: pd.DataFrame, models: Iterable[str]) -> pd.DataFrame:
@@ -184,15 +206,17 @@ def _check_models(predictions: pd.DataFrame, models: Iterable[str]) -> None:
         )
 
 
-def _by_exam(predictions: pd.DataFrame, models: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The exams, and each model's probability for them (NaN where it has none), row by row.
+def by_exam(
+    predictions: pd.DataFrame, models: list[str], truth: str = "target", score: str = "probability"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The exams, and each model's score for them (NaN where it has none), row by row.
 
     `patient` and `stratum` number patient ids and institutions in ascending order.
     """
     number = _exam_numbers(predictions)
     exams = predictions.iloc[np.unique(number, return_index=True)[1]].reset_index(drop=True)
     problems: list[str] = []
-    for column in ("target", "patient_id"):
+    for column in (truth, "patient_id"):
         told = predictions[column].reset_index(drop=True)
         agreed = exams[column].take(number).reset_index(drop=True)
         for row in np.flatnonzero(told != agreed):
@@ -210,7 +234,7 @@ def _by_exam(predictions: pd.DataFrame, models: list[str]) -> tuple[pd.DataFrame
     exams["stratum"] = pd.factorize(exams["institution"], sort=True)[0]
     model, names = pd.factorize(predictions["model"])
     scores = np.full((len(names), len(exams)), np.nan)
-    scores[model, number] = predictions["probability"]
+    scores[model, number] = predictions[score]
     return exams, pd.DataFrame(dict(zip(names, scores, strict=True))).reindex(columns=models)
 
 
@@ -243,9 +267,7 @@ def _compare_on(
     scores: pd.DataFrame,
     pairs: list[Pair],
     role: str,
-    confidence: float,
-    resamples: int,
-    seed: int,
+    tests: Tests,
 ) -> Iterator[dict[str, Any]]:
     """The rows of those `pairs` of which a model has any of these exams."""
     present = {model: scores[model].notna().to_numpy() for model in scores}
@@ -257,8 +279,8 @@ def _compare_on(
         common = np.frombuffer(mask, dtype=bool)
         if role == POOLED and exams["stratum"][common].nunique() < 2:
             continue
-        tests = _tests(exams[common], scores[common], of_mask, confidence, resamples, seed)
-        for (a, b), test in zip(of_mask, tests, strict=True):
+        tested = tests(exams[common], scores[common], of_mask)
+        for (a, b), test in zip(of_mask, tested, strict=True):
             left_out = np.count_nonzero(present[a] != present[b])
             counts = {"n": np.count_nonzero(common), "left_out": left_out}
             yield {"model_a": a, "model_b": b} | counts | test
@@ -268,6 +290,7 @@ def _tests(
     exams: pd.DataFrame,
     scores: pd.DataFrame,
     pairs: list[Pair],
+    *,
     confidence: float,
     resamples: int,
     seed: int,
@@ -277,7 +300,7 @@ def _tests(
     cluster, stratum_sizes = clusters(exams["patient"], exams["stratum"], len(exams))
     fewest = min(patients_by_class(labels, cluster))
     if fewest < 2:
-        yield from [dict.fromkeys(_FIGURES, np.nan) | {"method": NOT_ESTIMABLE}] * len(pairs)
+        yield from [dict.fromkeys(FIGURES, np.nan) | {"method": NOT_ESTIMABLE}] * len(pairs)
         return
     values = {model: scores[model].to_numpy() for model in {m for pair in pairs for m in pair}}
     components = {model: placements(labels, score) for model, score in values.items()}
@@ -301,18 +324,18 @@ def _tests(
             error = float(np.nanstd(differences, ddof=1))
             low, high = np.nanquantile(differences, quantiles)
         test: dict[str, Any] = {"auroc_a": auroc_a, "auroc_b": auroc_b, "difference": difference}
-        if error > _ROUNDING and fewest >= LEAST[method]:
+        if error > ROUNDING and fewest >= LEAST[method]:
             z = difference / error
             p = float(2 * norm.sf(abs(z)))
-        elif error <= _ROUNDING and _same_order(values[a], values[b]):
+        elif error <= ROUNDING and same_order(values[a], values[b]):
             z, p = 0.0, 1.0
         else:
-            yield test | dict.fromkeys(_FIGURES[3:], np.nan) | {"method": NOT_ESTIMABLE}
+            yield test | dict.fromkeys(FIGURES[3:], np.nan) | {"method": NOT_ESTIMABLE}
             continue
         test |= {"difference_low": low, "difference_high": high, "z": z, "p": p}
         yield test | {"method": method}
 
 
-def _same_order(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+def same_order(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     first, second = (np.unique(scores, return_inverse=True)[1] for scores in (one, other))
     return np.array_equal(first, second)

@@ -1,5 +1,6 @@
-"""How institutions differ: a random-effects meta-analysis of their AUROCs."""
+"""How institutions differ: a random-effects meta-analysis of a statistic of each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from scipy.stats import chi2, norm, t
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.predictions import EXTERNAL
+
+Scale = tuple[Callable[[Any], Any], Callable[[Any], Any]]  # there and back
 
 METHOD = "Paule-Mandel, Hartung-Knapp"
 COLUMNS = (
@@ -110,10 +113,33 @@ def pooled_aurocs(summary: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
     Institutions whose AUROC is not estimable, or 0 or 1 (its logit is infinite), are left out and
     named in `left_out`. With fewer than two left nothing is estimable (NaN).
     """
+    z = pd.Series(norm.ppf((1 + confidence) / 2), summary.index)
+    return pooled_institutions(summary, "auroc", (logit, expit), z, confidence=confidence)
+
+
+def pooled_institutions(
+    summary: pd.DataFrame,
+    statistic: str,
+    scale: Scale,
+    quantiles: pd.Series,
+    *,
+    confidence: float,
+) -> pd.DataFrame:
+    """`pooled_aurocs` of any `statistic` of a summary, whose columns are named by it.
+
+    `scale` is what is pooled on. An interval is there
+    2 standard errors times its row's `quantiles` wide. What has no finite effect and positive error
+    is left out.
+    """
+    there, back = scale
     rows = []
     for model, of_model in summary.groupby("model", sort=False):
         external = of_model[of_model["role"] == EXTERNAL]
-        usable = (external["auroc"] > 0) & (external["auroc"] < 1)
+        names = [statistic, f"{statistic}_low", f"{statistic}_high"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            effects, low, high = (there(external[name].to_numpy(np.float64)) for name in names)
+            errors = (high - low) / (2 * quantiles[external.index].to_numpy())
+        usable = np.isfinite(effects) & np.isfinite(errors) & (errors > 0)
         row: dict[str, Any] = {
             "model": model,
             "institutions": int(usable.sum()),
@@ -121,15 +147,13 @@ def pooled_aurocs(summary: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
             "method": NOT_ESTIMABLE,
         }
         if usable.sum() >= 2:
-            aurocs = external[usable]
-            errors = logit_errors(aurocs["auroc_low"], aurocs["auroc_high"], confidence=confidence)
-            pooled = pool(logit(aurocs["auroc"]), errors, confidence=confidence)
+            pooled = pool(effects[usable], errors[usable], confidence=confidence)
             row |= {
-                "auroc": expit(pooled.estimate),
-                "auroc_low": expit(pooled.low),
-                "auroc_high": expit(pooled.high),
-                "predicted_low": expit(pooled.predicted_low),
-                "predicted_high": expit(pooled.predicted_high),
+                statistic: back(pooled.estimate),
+                f"{statistic}_low": back(pooled.low),
+                f"{statistic}_high": back(pooled.high),
+                "predicted_low": back(pooled.predicted_low),
+                "predicted_high": back(pooled.predicted_high),
                 "tau_squared": pooled.tau_squared,
                 "i_squared": pooled.i_squared,
                 "q": pooled.q,
@@ -137,7 +161,8 @@ def pooled_aurocs(summary: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
                 "method": METHOD,
             }
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    columns = [name.replace("auroc", statistic) for name in COLUMNS]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def logit_errors(low: ArrayLike, high: ArrayLike, *, confidence: float) -> Any:

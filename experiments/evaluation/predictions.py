@@ -9,6 +9,7 @@ POOLED.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
@@ -22,13 +23,20 @@ NUMBERS = ("target", "logit", "probability")
 COLUMNS = KEYS + NUMBERS
 EXAM = ("institution", "exam_id")  # what tells an exam from the others of a table
 LABEL = "target"  # the label of a table that names none
+MACRO = "macro average"  # stands where a label does: the mean over labels
 
 TRAIN = "train"  # who is trained on is in no predictions table
 VAL, TEST, EXTERNAL = SPLITS = ("val", "test", "external")
 DEVELOPMENT, POOLED = "development", "pooled"
 ROLES = {TEST: DEVELOPMENT, EXTERNAL: EXTERNAL}  # of the splits that are tested on
 ALL_EXTERNAL = "all-external"
-RESERVED = ("institution", "role", "exams", "prevalence")  # columns of the table of results
+RESERVED = ("institution", "role", "exams", "prevalence", "any label")  # columns of results
+
+
+class Check(Protocol):
+    """`check_predictions`, or that of another task."""
+
+    def __call__(self, table: pd.DataFrame, source: str, *, label: str = LABEL) -> pd.DataFrame: ...
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -48,20 +56,25 @@ def _read(path: Path) -> pd.DataFrame:
     return table
 
 
-def read_several(paths: Sequence[str]) -> pd.DataFrame:
-    """Several files' predictions as one table.
-
-    A model's name that stands in two files is told apart by the file's, and where these are the
-    same by their folders': `cnn from theirs`. A file without labels is of the one that the others
-    are of, or of LABEL where they have none or several. Raises InputError where there is no file,
-    or one is named twice. Whether they agree about their exams is for `compare` to say.
-    """
+def read_files(paths: Sequence[str]) -> list[pd.DataFrame]:
+    """Several files' tables as they are; InputError where there is none, or one is named twice."""
     if not paths:
         raise InputError("Name the predictions to compare: predictions=[ours.parquet,theirs.csv].")
     files = [Path(path) for path in paths]
     if len({file.resolve() for file in files}) < len(files):
         raise InputError(f"predictions={list(paths)}: one file is named twice. Name each once.")
-    read = [_read(file) for file in files]
+    return [_read(file) for file in files]
+
+
+def together(paths: Sequence[str], read: Sequence[pd.DataFrame], check: Check) -> pd.DataFrame:
+    """What was read of several files as one table, after its `check`.
+
+    A model's name that stands in two files is told apart by the file's, and where these are the
+    same by their folders': `cnn from theirs`. A file without labels is of the one that the others
+    are of, or of LABEL where they have none or several. Whether they agree about their exams is for
+    `compare` to say.
+    """
+    files = [Path(path) for path in paths]
     labels = {
         str(label).strip()
         for table in read
@@ -69,16 +82,14 @@ def read_several(paths: Sequence[str]) -> pd.DataFrame:
         for label in table["label"].unique()
     }
     label = labels.pop() if len(labels) == 1 else LABEL
-    tables = [
-        check_predictions(table, str(file), label=label)
-        for table, file in zip(read, files, strict=True)
-    ]
+    tables = [check(table, str(file), label=label) for table, file in zip(read, files, strict=True)]
     counts = pd.Series([model for table in tables for model in table["model"].unique()])
     twice = counts[counts.duplicated()].unique()
     for table, name in zip(tables, _short_names(files), strict=True):
         new = {model: f"{model} from {name}" for model in twice}
         table["model"] = table["model"].replace(new)
-    return check_predictions(pd.concat(tables, ignore_index=True), ", ".join(map(str, paths)))
+    source = ", ".join(map(str, paths))
+    return check(pd.concat(tables, ignore_index=True), source, label=label)
 
 
 def _short_names(files: Sequence[Path]) -> list[str]:
@@ -91,15 +102,9 @@ def _short_names(files: Sequence[Path]) -> list[str]:
     return [str(file) for file in files]  # they differ in their endings alone
 
 
-def only_label(predictions: pd.DataFrame) -> str:
-    """The one label of a checked table; InputError where there are several."""
-    labels = predictions["label"].unique().tolist()
-    if len(labels) > 1:
-        raise InputError(
-            f"the predictions are of {len(labels)} labels ({', '.join(labels)}), and one is judged "
-            f"at a time. Hand in the rows of one label, those where label is {labels[0]!r} say."
-        )
-    return str(labels[0])
+def label_of(predictions: pd.DataFrame) -> str:
+    """The label of a table of one."""
+    return str(predictions["label"].iloc[0]) if "label" in predictions else LABEL
 
 
 def check_predictions(table: pd.DataFrame, source: str, *, label: str = LABEL) -> pd.DataFrame:
@@ -109,8 +114,28 @@ def check_predictions(table: pd.DataFrame, source: str, *, label: str = LABEL) -
     where it ends in .csv rows are counted as lines of the file (the header is line 1), else from
     row 1. Raises one InputError that lists every bad row.
     """
+    rows, checked = exam_checks(table, NUMBERS, source, label=label)
+    numbers = rows.numbers(NUMBERS)
+    rows.refuse(~numbers["target"].isin((0.0, 1.0)), "target", "must be 0 or 1")
+    rows.refuse(numbers["logit"].isna(), "logit", "must be a number")
+    improbable = ~numbers["probability"].between(0.0, 1.0)
+    rows.refuse(improbable, "probability", "must be a number from 0 to 1")
+    rows.finish()
+
+    checked["target"] = numbers["target"].astype("int64")
+    checked[["logit", "probability"]] = numbers[["logit", "probability"]]
+    return checked
+
+
+def exam_checks(
+    table: pd.DataFrame, numbers: Sequence[str], source: str, *, label: str
+) -> tuple[RowChecks, pd.DataFrame]:
+    """What tables of predictions of any task have in common: the checks of their KEYS so far, and
+    these as text. The columns `numbers` must be there; to judge them, and to `finish`, is left.
+    """
     keys, columns = (
-        [name for name in names if name != "label" or name in table] for names in (KEYS, COLUMNS)
+        [name for name in names if name != "label" or name in table]
+        for names in (KEYS, (*KEYS, *numbers))
     )
     rows = RowChecks(table, columns, source, what="predictions", remedy="Predict some exams first.")
     checked = rows.texts(keys)
@@ -120,14 +145,9 @@ def check_predictions(table: pd.DataFrame, source: str, *, label: str = LABEL) -
     rows.refuse(unknown, "split", f"must be one of {', '.join(SPLITS)}")
     named = checked["model"].isin(RESERVED)
     rows.refuse(named, "model", "this name stands for a column of the results; take another")
+    rows.refuse(checked["label"] == MACRO, "label", "this name stands for the mean over labels")
     reserved = checked["institution"] == ALL_EXTERNAL
     rows.refuse(reserved, "institution", "this name stands for all external institutions together")
-
-    numbers = rows.numbers(NUMBERS)
-    rows.refuse(~numbers["target"].isin((0.0, 1.0)), "target", "must be 0 or 1")
-    rows.refuse(numbers["logit"].isna(), "logit", "must be a number")
-    improbable = ~numbers["probability"].between(0.0, 1.0)
-    rows.refuse(improbable, "probability", "must be a number from 0 to 1")
 
     known = checked[checked["split"].isin(SPLITS)]
     roles = (known["split"] == EXTERNAL).groupby([known["model"], known["institution"]])
@@ -155,8 +175,4 @@ def check_predictions(table: pd.DataFrame, source: str, *, label: str = LABEL) -
             f"{exam_id!r} of {institution} is there more than once for model {model!r}{of}; keep "
             f"one row an exam and model{' and label' if several else ''}",
         )
-    rows.finish()
-
-    checked["target"] = numbers["target"].astype("int64")
-    checked[["logit", "probability"]] = numbers[["logit", "probability"]]
-    return checked
+    return rows, checked

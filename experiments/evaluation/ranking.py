@@ -43,7 +43,7 @@ def ranking_table(
         if not is_estimable(exams.target, exams.cluster):
             rows.append(exams.row | {"method": NOT_ESTIMABLE})
             continue
-        ranked = _RankedExams.of(exams.target, exams.probability, exams.cluster)
+        ranked = RankedExams.of(exams.target, exams.probability, exams.cluster)
         sizes, n = exams.stratum_sizes, exams.target.size
         values = ranked.curves(np.ones((1, sizes.sum()), dtype=np.int64)).statistics(*limits)[0]
         drawn = resampled_patients(n, sizes, resamples, seed)
@@ -128,7 +128,7 @@ class _Curves:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _RankedExams:
+class RankedExams:
     """The patients of the exams of each class, from the highest score to the lowest, and how many
     exams score at least, or above, each distinct score of a positive exam.
     """
@@ -142,7 +142,7 @@ class _RankedExams:
     @classmethod
     def of(
         cls, labels: NDArray[np.bool_], scores: NDArray[np.float64], cluster: NDArray[np.integer]
-    ) -> "_RankedExams":
+    ) -> "RankedExams":
         order = np.argsort(-scores, kind="stable")
         labels, falling, cluster = labels[order], -scores[order], cluster[order]
         distinct, exams = np.unique(falling[labels], return_counts=True)
@@ -167,7 +167,7 @@ class _RankedExams:
 def _curve(target: ArrayLike, score: ArrayLike) -> _Curves:
     labels, scores = np.asarray(target).astype(bool), np.asarray(score, dtype=np.float64)
     once = np.ones((1, labels.size), dtype=np.int64)
-    return _RankedExams.of(labels, scores, np.arange(labels.size)).curves(once)
+    return RankedExams.of(labels, scores, np.arange(labels.size)).curves(once)
 
 
 def _running_sums(

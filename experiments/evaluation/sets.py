@@ -16,25 +16,22 @@ _PATIENT, _STRATUM = "__patient", "__stratum"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ExamSet:
-    """A model's exams at one institution, or at all external ones together.
+class PatientExams:
+    """A model's exams at one institution, or at all external ones together, and whose they are.
 
-    `target` (bool) and `probability` are [n], `cluster` and `stratum_sizes` those of `clusters`,
-    with the institutions as strata. `row` is how its rows begin: model, institution, role, n,
-    positives.
+    `cluster` [n] and `stratum_sizes` are those of `clusters`, with the institutions as strata.
+    `row` is how its rows begin: model, institution, role, n.
     """
 
     row: dict[str, Any]
     exams: pd.DataFrame
-    target: NDArray[np.bool_]
-    probability: NDArray[np.float64]
     cluster: NDArray[np.integer]
     stratum_sizes: NDArray[np.integer]
 
     @property
     def independent(self) -> bool:
         """Whether every patient has one exam."""
-        return int(self.stratum_sizes.sum()) == self.target.size
+        return int(self.stratum_sizes.sum()) == self.cluster.size
 
     def patients(self, mask: NDArray[np.bool_]) -> int:
         """How many patients have an exam in `mask` [n]."""
@@ -45,7 +42,20 @@ class ExamSet:
         return resampled_sums(columns, self.cluster, self.stratum_sizes, resamples, seed)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExamSet(PatientExams):
+    """Exams with a class: `target` (bool) and `probability` are [n]; `row` has positives too."""
+
+    target: NDArray[np.bool_]
+    probability: NDArray[np.float64]
+
+
 def exam_sets(predictions: pd.DataFrame) -> Iterator[ExamSet]:
+    """The `tested_exams` of a table with target and probability."""
+    return map(with_class, tested_exams(predictions))
+
+
+def tested_exams(predictions: pd.DataFrame) -> Iterator[PatientExams]:
     """The sets that `summarise` has rows of, in its order: for each model the internal tests, the
     external institutions and, where those are two or more, all of them together.
     """
@@ -54,9 +64,9 @@ def exam_sets(predictions: pd.DataFrame) -> Iterator[ExamSet]:
         for split, role in ROLES.items():
             in_role = of_model[of_model["split"] == split]
             for institution, exams in in_role.groupby("institution", sort=False):
-                yield exam_set(exams, str(model), str(institution), role)
+                yield patient_exams(exams, str(model), str(institution), role)
             if role == EXTERNAL and in_role["institution"].nunique() > 1:
-                yield exam_set(in_role, str(model), ALL_EXTERNAL, POOLED)
+                yield patient_exams(in_role, str(model), ALL_EXTERNAL, POOLED)
 
 
 def numbered(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -70,18 +80,19 @@ def numbered(predictions: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def exam_set(exams: pd.DataFrame, model: str, institution: str, role: str) -> ExamSet:
+def patient_exams(exams: pd.DataFrame, model: str, institution: str, role: str) -> PatientExams:
     """`exams`, rows of one model in a `numbered` table, as a set of this name."""
-    target = exams["target"].to_numpy().astype(bool)
     cluster, sizes = renumbered(exams[_PATIENT].to_numpy(), exams[_STRATUM].to_numpy())
-    row = {
-        "model": model,
-        "institution": institution,
-        "role": role,
-        "n": target.size,
-        "positives": int(target.sum()),
-    }
-    return ExamSet(row, exams, target, exams["probability"].to_numpy(), cluster, sizes)
+    row = {"model": model, "institution": institution, "role": role, "n": len(exams)}
+    return PatientExams(row, exams, cluster, sizes)
+
+
+def with_class(of: PatientExams) -> ExamSet:
+    """The same set of a table with target and probability."""
+    target = of.exams["target"].to_numpy().astype(bool)
+    row = of.row | {"positives": int(target.sum())}
+    probability = of.exams["probability"].to_numpy()
+    return ExamSet(row, of.exams, of.cluster, of.stratum_sizes, target, probability)
 
 
 def validation_exams(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:

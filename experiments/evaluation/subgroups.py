@@ -1,6 +1,6 @@
 """Whether a model serves all patients alike: AUROC and calibration by subgroup."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +14,11 @@ from datamodules.errors import InputError, listing
 from experiments.evaluation.calibration import calibration_of
 from experiments.evaluation.heterogeneity import pool
 from experiments.evaluation.predictions import ALL_EXTERNAL, EXAM, EXTERNAL, POOLED
-from experiments.evaluation.sets import exam_set, numbered
+from experiments.evaluation.sets import PatientExams, numbered, patient_exams, with_class
 from experiments.evaluation.summary import auroc_of
+
+Measured = Callable[[PatientExams], dict[str, Any]]
+Scales = Mapping[str, Callable[[Any], Any]]
 
 MISSING = "not recorded"
 STATISTICS = ("auroc", "slope", "intercept", "observed_expected")
@@ -29,7 +32,7 @@ GAP_COLUMNS = (
 )  # fmt: skip
 
 # the scale on which a statistic is closest to normal
-_SCALES: dict[str, Callable[[Any], Any]] = {
+_SCALES: Scales = {
     "auroc": logit,
     "slope": np.asarray,
     "intercept": np.asarray,
@@ -57,25 +60,40 @@ def subgroup_table(
     estimable, for a class is missing or too small, they are NaN. InputError where `groups` lacks a
     column, or has an exam twice.
     """
+    settings: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+
+    def measured(exams: PatientExams) -> dict[str, Any]:
+        of_group = with_class(exams)
+        positives = {"positives": of_group.row["positives"]}
+        return positives | calibration_of(of_group, **settings) | auroc_of(of_group, **settings)
+
+    numbers = [name + end for name in STATISTICS for end in ("", "_low", "_high")]
+    table = pd.DataFrame(grouped(predictions, groups, measured), columns=list(COLUMNS))
+    return table.astype(dict.fromkeys(numbers, "float64"))
+
+
+def grouped(
+    predictions: pd.DataFrame, groups: pd.DataFrame, measured: Measured
+) -> list[dict[str, Any]]:
+    """The rows of `subgroup_table`, with whatever is `measured` of each subgroup's exams."""
     variables = _variables(groups)
     external = predictions[predictions["split"] == EXTERNAL]
     joined = external.merge(groups[[*EXAM, *variables]], on=list(EXAM), how="left")
     institutions = external["institution"].unique()
     institution = ALL_EXTERNAL if len(institutions) > 1 else "".join(institutions)
-    settings: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
     rows = []
     for model, of_model in numbered(joined).groupby("model", sort=False):
         for variable in variables:
             for group, exams in _subgroups(of_model, variable):
-                of_group = exam_set(exams, str(model), institution, POOLED)
+                of_group = patient_exams(exams, str(model), institution, POOLED)
                 row = of_group.row | {"variable": variable, "group": group}
-                calibration = calibration_of(of_group, **settings)
-                rows.append(row | calibration | auroc_of(of_group, **settings))
-    numbers = [name + end for name in STATISTICS for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(numbers, "float64"))
+                rows.append(row | measured(of_group))
+    return rows
 
 
-def largest_gaps(table: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
+def largest_gaps(
+    table: pd.DataFrame, *, confidence: float, scales: Scales = _SCALES
+) -> pd.DataFrame:
     """A row a model, variable and statistic of a `subgroup_table`: its largest gap.
 
     `gap` is the statistic in group_a, where it is highest, less that in group_b, where it is
@@ -83,13 +101,14 @@ def largest_gaps(table: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
     those are fewer than two. Its interval is put together from the two groups' own (the MOVER of
     Zou & Donner, Stat Med 2008;27:1693), as of independent groups. The two are picked for being
     furthest apart, which makes any gap look large; `q_p`, Cochran's test that all the groups are
-    alike, does not pick. `confidence` is the table's.
+    alike, does not pick. `confidence` is the table's; `scales` are its statistics, each with the
+    scale on which it is closest to normal.
     """
     z = norm.ppf((1 + confidence) / 2)
     rows = []
     keys = ["model", "institution", "variable"]
     for key, of_variable in table[table["group"] != MISSING].groupby(keys, sort=False):
-        for statistic in STATISTICS:
+        for statistic, scale in scales.items():
             bounds = [statistic, f"{statistic}_low", f"{statistic}_high"]
             known = of_variable.dropna(subset=bounds)
             row: dict[str, Any] = dict(zip(keys, key, strict=True))
@@ -104,7 +123,7 @@ def largest_gaps(table: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
                     "gap": a - b,
                     "gap_low": a - b - np.hypot(a - a_low, b_high - b),
                     "gap_high": a - b + np.hypot(a_high - a, b - b_low),
-                    "q_p": _test_alike(figures, statistic, z),
+                    "q_p": _test_alike(figures, scale, z),
                 }
             rows.append(row)
     return pd.DataFrame(rows, columns=list(GAP_COLUMNS))
@@ -153,11 +172,10 @@ def _subgroups(exams: pd.DataFrame, variable: str) -> list[tuple[str, pd.DataFra
     return [*parts, (MISSING, without)] if len(without) else parts
 
 
-def _test_alike(figures: NDArray[np.float64], statistic: str, z: float) -> float:
+def _test_alike(figures: NDArray[np.float64], scale: Callable[[Any], Any], z: float) -> float:
     """Cochran's test over groups with these values and intervals [groups, 3]; NaN where one has no
     finite width.
     """
-    scale = _SCALES[statistic]
     with np.errstate(divide="ignore", invalid="ignore"):
         effects, low, high = scale(figures.T)
         errors = (high - low) / (2 * z)

@@ -1,34 +1,36 @@
 """AUROC of every model at every institution, and its tables for people and for machines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE, clustered_auroc
-from experiments.evaluation.predictions import DEVELOPMENT, EXTERNAL, POOLED
+from experiments.evaluation.predictions import DEVELOPMENT, EXTERNAL, POOLED, label_of
 from experiments.evaluation.sets import ExamSet, exam_sets
 
 JSON_KEYS = (
-    "model", "institution", "role", "n", "positives", "auroc", "auroc_low", "auroc_high",
+    "model", "label", "institution", "role", "n", "positives", "auroc", "auroc_low", "auroc_high",
 )  # fmt: skip
 
 
 def summarise(
     predictions: pd.DataFrame, *, confidence: float, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """A row a model and institution: model, institution, role, n, positives, auroc, auroc_low,
-    auroc_high (NaN where not estimable), method.
+    """A row a model and institution: model, label, institution, role, n, positives, auroc,
+    auroc_low, auroc_high (NaN where not estimable), method.
 
     role is "development" (the internal test), "external", or "pooled" for the row `all-external`,
     which each model with at least two external institutions has: all their exams as one test set,
     patients resampled within institutions. Validation exams are not summarised. Models and
-    institutions keep their order in `predictions` (a checked table), development ones first.
+    institutions keep their order in `predictions` (a checked table of one label), development ones
+    first.
     """
     rows = []
+    label = label_of(predictions)
     for exams in exam_sets(predictions):
         figures = auroc_of(exams, confidence=confidence, resamples=resamples, seed=seed)
-        rows.append(exams.row | figures)
+        rows.append(exams.row | {"label": label} | figures)
     summary = pd.DataFrame(rows, columns=[*JSON_KEYS, "method"])
     aurocs = ["auroc", "auroc_low", "auroc_high"]
     summary[aurocs] = summary[aurocs].astype("float64")
@@ -78,14 +80,20 @@ def p_text(p: float) -> str:
 
 
 def results_table(
-    summary: pd.DataFrame, ceilings: Mapping[str, Mapping[str, float]] | None
+    summary: pd.DataFrame,
+    ceilings: Mapping[str, Mapping[str, float]] | None,
+    text: Callable[[Mapping[Any, Any]], str] = estimate_text,
+    digits: int = 3,
 ) -> pd.DataFrame:
-    """A row an institution for people: institution, role, exams, prevalence, a column a model.
+    """A row an institution for people: institution, role, exams, prevalence (where the summary
+    counts positive ones), a column a model, which has its rows' `text`.
 
-    `ceilings` (model -> institution -> best possible AUROC, known in a simulation) become the last
+    `ceilings` (model -> institution -> best possible value, known in a simulation) become the last
     columns: "ceiling" where all models share one, else one for those that share it, by their names.
-    A model that was tested on fewer exams than another says so in its cell.
+    A model that was tested on fewer exams than another says so in its cell. Of the macro average
+    "any label" stands for the prevalence: exams with any positive label.
     """
+    share = "any label" if "labels" in summary else "prevalence"
     models = [str(model) for model in summary["model"].unique()]
     columns = _ceiling_columns(models, ceilings or {})
     rows = []
@@ -96,15 +104,16 @@ def results_table(
             "institution": institution,
             "role": role,
             "exams": int(largest["n"]),
-            "prevalence": f"{100 * largest['positives'] / largest['n']:.1f} %",
         }
+        if "positives" in summary:
+            row[share] = f"{100 * largest['positives'] / largest['n']:.1f} %"
         row |= dict.fromkeys(models, "")
         for cell in cells:
             fewer = "" if cell["n"] == largest["n"] else f", {cell['n']} exams"
-            row[cell["model"]] = estimate_text(cell) + fewer
+            row[cell["model"]] = text(cell) + fewer
         for title, ceiling in columns.items():
             best = ceiling.get(str(institution))
-            row[title] = "" if best is None else f"{best:.3f}"
+            row[title] = "" if best is None else f"{best:.{digits}f}"
         rows.append(row)
     order = [DEVELOPMENT, EXTERNAL, POOLED]
     rows.sort(key=lambda row: order.index(row["role"]))
@@ -114,7 +123,7 @@ def results_table(
 def _ceiling_columns(
     models: Sequence[str], ceilings: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Mapping[str, float]]:
-    """Title -> institution -> AUROC."""
+    """Title -> institution -> value."""
     sharing: dict[frozenset[tuple[str, float]], list[str]] = {}
     for model in models:
         if model in ceilings:

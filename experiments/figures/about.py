@@ -6,20 +6,23 @@ import pandas as pd
 
 from experiments.evaluation.analysis import Analysis
 from experiments.evaluation.characteristics import characteristics
-from experiments.evaluation.predictions import EXAM, TRAIN
-from experiments.evaluation.tripod import ANSWERED, AUTHOR, PARTLY, SOURCE
+from experiments.evaluation.errors import ErrorAnalysis
+from experiments.evaluation.predictions import EXAM, MACRO, TRAIN
+from experiments.evaluation.tripod import ANSWERED, AUTHOR, PARTLY, SOURCE, Answer
 from experiments.evaluation.tripod import checklist as tripod_checklist
 from experiments.figures import study_text
 from experiments.figures.flow import flow_figure
 from experiments.figures.html import Block, Facts, Listing, Paragraph, Picture
-from experiments.figures.study import LEAVE_SITE_OUT, Study
+from experiments.figures.study import LEAVE_SITE_OUT, NAMED, Study
 from experiments.figures.tables import Table
 
 
-def question(analysis: Analysis, study: Study) -> list[Block]:
+def question(analysis: Analysis | ErrorAnalysis, study: Study) -> list[Block]:
     facts = {"Study": study.name, "Target": study.target}
+    if analysis.label == MACRO:
+        facts["Labels"] = ", ".join(analysis.predictions["label"].unique())
     if study.rule:
-        facts["Positive where"] = study.rule
+        facts["Positive where" if isinstance(analysis, Analysis) else "Truth"] = study.rule
     facts |= {
         f"Model {name}": study.models.get(name, "") or "as handed in" for name in analysis.models
     }
@@ -31,30 +34,51 @@ def answer(analysis: Analysis, study: Study) -> list[Block]:
     return [Paragraph(first, strong=True), *(Paragraph(text) for text in others if text)]
 
 
-def cohort(analysis: Analysis, study: Study) -> list[Block]:
+def cohort(analysis: Analysis | ErrorAnalysis, study: Study) -> list[Block]:
     if study.cohort is None:
         return []
-    exams, flow, target = study.cohort.exams, study.cohort.flow, study.target
+    exams, flow, targets = study.cohort.exams, study.cohort.flow, study.cohort.targets
     predicted, known = (
         pd.MultiIndex.from_frame(table[list(EXAM)].drop_duplicates())
         for table in (analysis.predictions, exams)
     )
-    # trained on, or predicted by every model
-    exams = exams.assign(analysed=known.isin(predicted) | (exams["split"] == TRAIN))
-    title = f"{target}: cohort flow"
-    return [
-        Picture(
-            "flow",
-            "Exams from the manifests to the analysis, and by institution; (n+) are positive. "
-            "Reasons are counted in files.",
-            flow_figure(flow, exams, study.cohort.left_out, target=target, title=title),
-        ),
+    # trained on, or predicted by every model; positive for any label, known for any
+    exams = exams.assign(
+        analysed=known.isin(predicted) | (exams["split"] == TRAIN),
+        target=exams[list(targets.values())].max(axis=1),
+    )
+    target = study.target if len(targets) == 1 else f"target (any of {len(targets)} labels)"
+    classed = isinstance(analysis, Analysis)
+    told = targets if len(targets) <= NAMED else {f"any of {len(targets)} labels": "target"}
+    tables = [
         Table(
             "table1",
             "Characteristics by institution, of exams with a usable input: n (%), mean (SD) or "
             "median [first to third quartile]. Shares are of exams whose value is known.",
-            characteristics(exams, target),
+            characteristics(exams, told, classed=classed),
+        )
+    ]
+    if told is not targets:
+        counted = exams[["institution", "exam_id", "patient_id", "role", *targets.values()]]
+        caption = "Labels by institution: exams that are positive, n (%), and not known."
+        table = characteristics(counted, targets, classed=classed).iloc[2:]
+        tables.append(Table("table1_labels", caption, table, folded=True))
+    positive = "positive" if len(targets) == 1 else "positive for any label"
+    return [
+        Picture(
+            "flow",
+            "Exams from the manifests to the analysis, and by institution"
+            f"{f'; (n+) are {positive}' * classed}. Reasons are counted in files.",
+            flow_figure(
+                flow,
+                exams,
+                study.cohort.left_out,
+                target=target,
+                title=f"{study.target}: cohort flow",
+                classed=classed,
+            ),
         ),
+        *tables,
         Table(
             "flow",
             "Exams by institution: from the manifest to the known target.",
@@ -64,7 +88,8 @@ def cohort(analysis: Analysis, study: Study) -> list[Block]:
     ]
 
 
-def protocol(analysis: Analysis, study: Study) -> list[Block]:
+def roles(analysis: Analysis | ErrorAnalysis, study: Study) -> dict[str, str]:
+    """Who was developed on and who is external, how patients were split, and the inputs."""
     facts: dict[str, str] = {}
     if study.protocol == LEAVE_SITE_OUT:
         facts["Folds"] = (
@@ -77,7 +102,13 @@ def protocol(analysis: Analysis, study: Study) -> list[Block]:
     if study.splits:
         shares = ", ".join(f"{name} {100 * s:g} %" for name, s in study.splits.items())
         facts["Development patients"] = f"split by patient, by a hash of the id: {shares}"
-    facts |= {f"Input {name}": text for name, text in study.preprocessing.items()}
+    if study.split_by:
+        facts["Development patients"] = study.split_by
+    return facts | {f"Input {name}": text for name, text in study.preprocessing.items()}
+
+
+def protocol(analysis: Analysis, study: Study) -> list[Block]:
+    facts = roles(analysis, study)
     own, settings = analysis.own_summary is not None, analysis.settings
     validated = "all exams whose target is known and whose input is usable"
     validated += " (measures: those all models have)" * own
@@ -96,6 +127,9 @@ def protocol(analysis: Analysis, study: Study) -> list[Block]:
         }
     if study.fusion:
         fitted["Fusion"] = study.fusion
+    if settings.thresholds:
+        given = ", ".join(f"{label} {cut:g}" for label, cut in settings.thresholds.items())
+        fitted["Operating thresholds that were given"] = f"nothing here: {given}"
     statistics = (
         f"{100 * settings.confidence:g} % intervals. Where each patient has one exam: adjusted "
         "DeLong intervals of AUROCs, DeLong's test of differences, Wilson's intervals of "
@@ -106,6 +140,11 @@ def protocol(analysis: Analysis, study: Study) -> list[Block]:
         "external institutions of a pair of models. Random effects by Paule and Mandel with the "
         "interval of Hartung and Knapp."
     )
+    if analysis.label == MACRO:
+        statistics += (
+            " Intervals of the macro average over labels, and its paired comparisons, are by "
+            "patients: what a patient's exams and labels add to it varies together."
+        )
     table = pd.DataFrame({"what": list(fitted), "fitted or computed on": list(fitted.values())})
     return [
         Facts(facts),
@@ -114,7 +153,7 @@ def protocol(analysis: Analysis, study: Study) -> list[Block]:
     ]
 
 
-def pretraining(_: Analysis, study: Study) -> list[Block]:
+def pretraining(_: Analysis | ErrorAnalysis, study: Study) -> list[Block]:
     if study.pretraining is None:
         return []
     made = study.pretraining
@@ -139,7 +178,7 @@ def limits(analysis: Analysis, study: Study) -> list[Block]:
     return [Listing(study_text.limits(analysis, study))]
 
 
-def repeat(analysis: Analysis, study: Study) -> list[Block]:
+def repeat(analysis: Analysis | ErrorAnalysis, study: Study) -> list[Block]:
     settings = analysis.settings
     facts = {"Command": study.command, "Commit": study.commit}
     facts = {name: text for name, text in facts.items() if text}
@@ -157,7 +196,12 @@ def repeat(analysis: Analysis, study: Study) -> list[Block]:
 
 def checklist(analysis: Analysis, study: Study, titles: Mapping[str, str]) -> list[Block]:
     """`titles` are those of the sections that the report has, by their keys."""
-    table = tripod_checklist(study_text.tripod_answers(analysis, study, titles))
+    return tripod(study_text.tripod_answers(analysis, study, titles))
+
+
+def tripod(answers: Mapping[str, Answer]) -> list[Block]:
+    """The checklist with these answers, by item."""
+    table = tripod_checklist(answers)
     counts = table["status"].value_counts()
     told = ", ".join(f"{counts.get(s, 0)} {s}" for s in (ANSWERED, PARTLY, AUTHOR))
     text = (

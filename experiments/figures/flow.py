@@ -21,7 +21,7 @@ _LINE = 3.9  # of text
 _PAD = 2.4  # in a box, above and below its text
 _DOWN = 9.0  # between boxes above each other
 _HEAD = 7.0  # a role's name
-_MAIN = 66.0  # the boxes of all exams
+_MAIN = 66.0  # the boxes of all exams, at least
 _SIDE = 100.0  # the boxes of exams that are left out
 _ACROSS = 14.0  # between the two
 _PER_ROW = 7  # institutions beside each other
@@ -34,7 +34,13 @@ _FILL = "#f3f3f3"
 
 
 def flow_figure(
-    flow: pd.DataFrame, exams: pd.DataFrame, left_out: pd.DataFrame, *, target: str, title: str
+    flow: pd.DataFrame,
+    exams: pd.DataFrame,
+    left_out: pd.DataFrame,
+    *,
+    target: str,
+    title: str,
+    classed: bool = True,
 ) -> Figure:
     """All exams from the manifests to the analysis, then a box an institution.
 
@@ -43,6 +49,7 @@ def flow_figure(
     ones: institution, patient_id, role, split, target and analysed (False where an exam lacks an
     input that the models are compared with). `left_out` has a row a file that could not be used,
     with its reason; equal reasons are counted, and so are those that differ in numbers only.
+    Positive exams are counted where the target is `classed`.
     """
     totals = flow[["in manifest", "packed", "with target"]].sum()
     unusable = int(totals["in manifest"] - totals["packed"])
@@ -54,25 +61,28 @@ def flow_figure(
         ["Exams with a usable input", f"{int(totals['packed']):,}"],
         [
             f"Exams whose {target} is known",
-            f"{int(totals['with target']):,} exams of {patients:,} patients, "
-            f"{int((labelled['target'] == 1).sum()):,} positive",
+            f"{int(totals['with target']):,} exams of {patients:,} patients"
+            + f", {int((labelled['target'] == 1).sum()):,} positive" * classed,
         ],
     ]
     reasons = _reasons(left_out)
     side = [
         [f"Without a usable input: {unusable:,}"],
-        [f"{target} not known (no measurement in time): {unknown:,}"],
+        [f"{target} not known: {unknown:,}"],
     ]
     if reasons:
         side[0] += [f"files left out: {len(left_out):,}", *reasons]
-    boxes = _institutions(flow, exams)
+    boxes = _institutions(flow, exams, classed)
 
     steps = [max(len(a), len(b)) for a, b in zip(main, [*side, []], strict=True)]
     heights = [count * _LINE + 2 * _PAD for count in steps]
     rows = _rows(flow, exams)
     box_heights = [max(len(boxes[name]) for _, name in row) * _LINE + 2 * _PAD for row in rows]
     longest = max(map(len, rows), default=0)
-    width = 2 * _MARGIN + max(_MAIN + _ACROSS + _SIDE, longest * (_COLUMN + _GAP) - _GAP)
+    across = max(
+        _MAIN, 2 * _PAD + 1.1 * style.widest(text for box in main for text in box)
+    )  # bold is wider
+    width = 2 * _MARGIN + max(across + _ACROSS + _SIDE, longest * (_COLUMN + _GAP) - _GAP)
     height = _TOP + sum(heights) + len(heights) * _DOWN + _MARGIN
     height += sum(_HEAD + box_height + _GAP for box_height in box_heights)
     with style.look():
@@ -85,18 +95,18 @@ def flow_figure(
         for number, (box, tall) in enumerate(zip(main, heights, strict=True)):
             own = len(box) * _LINE + 2 * _PAD
             top = y + (tall - own) / 2
-            _box(axes, _MARGIN, top, _MAIN, box, bold=1)
+            _box(axes, _MARGIN, top, across, box, bold=1)
             if number < len(side):
                 other = len(side[number]) * _LINE + 2 * _PAD
-                _box(axes, _MARGIN + _MAIN + _ACROSS, y + (tall - other) / 2, _SIDE, side[number])
+                _box(axes, _MARGIN + across + _ACROSS, y + (tall - other) / 2, _SIDE, side[number])
                 middle = y + tall / 2
-                _arrow(axes, (_MARGIN + _MAIN, middle), (_MARGIN + _MAIN + _ACROSS, middle))
+                _arrow(axes, (_MARGIN + across, middle), (_MARGIN + across + _ACROSS, middle))
                 below = heights[number + 1]
                 next_own = len(main[number + 1]) * _LINE + 2 * _PAD
                 end = y + tall + _DOWN + (below - next_own) / 2
             else:
                 end = y + tall + _DOWN - 1
-            _arrow(axes, (_MARGIN + _MAIN / 2, top + own), (_MARGIN + _MAIN / 2, end))
+            _arrow(axes, (_MARGIN + across / 2, top + own), (_MARGIN + across / 2, end))
             y += tall + _DOWN
         told = ""
         for row, box_height in zip(rows, box_heights, strict=True):
@@ -118,7 +128,7 @@ def _rows(flow: pd.DataFrame, exams: pd.DataFrame) -> list[list[tuple[str, str]]
     return [placed[start : start + _PER_ROW] for start in range(0, len(placed), _PER_ROW)]
 
 
-def _institutions(flow: pd.DataFrame, exams: pd.DataFrame) -> dict[str, list[str]]:
+def _institutions(flow: pd.DataFrame, exams: pd.DataFrame, classed: bool) -> dict[str, list[str]]:
     """Institution -> the lines of its box."""
     boxes = {}
     inputs = [name for name in map(str, flow.columns) if name.startswith("with ")]
@@ -139,15 +149,15 @@ def _institutions(flow: pd.DataFrame, exams: pd.DataFrame) -> dict[str, list[str
         known = known[known["analysed"]]
         splits = {name: known[known["split"] == split] for split, name in _SPLITS.items()}
         if (of_site["role"] == DEVELOPMENT).any():
-            lines += [_counted(name, part) for name, part in splits.items()]
+            lines += [_counted(name, part, classed) for name, part in splits.items()]
         else:
-            lines.append(_counted("tested", known))
+            lines.append(_counted("tested", known, classed))
         boxes[str(row["institution"])] = lines
     return boxes
 
 
-def _counted(name: str, exams: pd.DataFrame) -> str:
-    return f"{name}: {len(exams):,} ({int((exams['target'] == 1).sum()):,}+)"
+def _counted(name: str, exams: pd.DataFrame, classed: bool) -> str:
+    return f"{name}: {len(exams):,}" + f" ({int((exams['target'] == 1).sum()):,}+)" * classed
 
 
 def _reasons(left_out: pd.DataFrame) -> list[str]:

@@ -64,11 +64,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """`banner` is shown on top and in print where it is not empty: what is simulated."""
+    """`banners`, each below a word, are shown on top and in print: what is simulated."""
 
     title: str
     subtitle: str
-    banner: str
+    banners: Mapping[str, str]
     sections: Sequence[Section]
 
     @property

@@ -34,19 +34,21 @@ _rule = partial(style.rule, _PLOT)
 class Statistic:
     """A column to draw, with `column`_low and `column`_high; `ideal` is a vertical line.
 
-    A ratio is drawn on a logarithmic axis.
+    A ratio is drawn on a logarithmic axis. Numbers have so many `digits`.
     """
 
     column: str
     label: str
     ideal: float | None = None
     ratio: bool = False
+    digits: int = 2
 
 
 def intervals_figure(
     table: pd.DataFrame, statistics: Sequence[Statistic], *, confidence: float, title: str
 ) -> Figure:
-    """A line a row of `table` (block, group, model, n, positives and the statistics' columns).
+    """A line a row of `table` (block, group, model, n, positives if there are classes,
+    and the statistics' columns).
 
     Rows of one block and group stand together, groups of one block under its name. What is not
     estimable is said in words, and has no point. An interval that leaves the axis ends in an arrow.
@@ -77,7 +79,8 @@ def intervals_figure(
             _rule(first, 3 - left, width - left - 3, y)
             _beside(first, 4 - left, y + 0.55 * _HEADING, str(block), weight="bold")
             if y == 0:
-                _beside(first, -4, -2.2, "Positive / exams", ha="right", size=7, color=style.FAINT)
+                head = "Positive / exams" if "positives" in table else "Exams"
+                _beside(first, -4, -2.2, head, ha="right", size=7, color=style.FAINT)
             y += _HEADING
             for group, of_group in of_block.groupby("group", sort=False):
                 middle = y + len(of_group) * _LINE / 2
@@ -98,7 +101,7 @@ def intervals_figure(
 
 
 def _counts(row: pd.Series) -> str:
-    return f"{row['positives']:,} / {row['n']:,}"
+    return f"{row['positives']:,} / {row['n']:,}" if "positives" in row else f"{row['n']:,}"
 
 
 def _prepare(axes: Axes, table: pd.DataFrame, statistic: Statistic, content: float) -> None:
@@ -141,10 +144,11 @@ def _draw(
     value, low, high = (row[statistic.column + end] for end in ("", "_low", "_high"))
     text, colour = NOT_ESTIMABLE, style.FAINT
     if np.isfinite(value):
-        text, colour = f"{value:.2f}", style.INK
+        digits = statistic.digits
+        text, colour = f"{value:.{digits}f}", style.INK
         left, right = axes.get_xlim()
         if np.isfinite([low, high]).all():
-            text += f" ({low:.2f} to {high:.2f})"
+            text += f" ({low:.{digits}f} to {high:.{digits}f})"
             axes.plot([max(low, left), min(high, right)], [y, y], color=look.colour,
                       linewidth=1.3, gid="interval", zorder=3)  # fmt: skip
             for beyond, end, mark in ((low < left, left, "<"), (high > right, right, ">")):

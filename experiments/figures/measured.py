@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from experiments.evaluation.analysis import Analysis
 from experiments.evaluation.comparison import comparison_table
-from experiments.evaluation.operating import YOUDEN
-from experiments.evaluation.predictions import EXTERNAL
+from experiments.evaluation.operating import GIVEN, YOUDEN
+from experiments.evaluation.predictions import EXTERNAL, MACRO
 from experiments.evaluation.summary import results_table
 from experiments.figures import shown
 from experiments.figures.calibration import reliability_figure
@@ -24,33 +24,63 @@ _BANDS = 3  # models, at most, that are drawn with bands and compared in pairs
 
 
 def results(analysis: Analysis, study: Study) -> list[Block]:
+    percent, external = f"{100 * analysis.settings.confidence:g} %", analysis.has_external
+    drawn, of_main = _banded(analysis, study)
+    bands = analysis.bands[analysis.bands["model"].isin(drawn)]
+    lowest = analysis.settings.partial_auroc_from
+    return [
+        *ranked(analysis, study),
+        Picture(
+            "roc",
+            f"ROC curves at the {'external institutions' if external else 'internal tests'}, with "
+            f"pointwise {percent} bands of the sensitivity{of_main}.",
+            roc_figure(analysis.predictions, f"{study.target}: ROC curves", bands=bands),
+        ),
+        Table(
+            "ranking",
+            "Further measures of ranking. Chance brings average precision to the prevalence, and "
+            "the standardised partial AUROCs to 0.5.",
+            shown.ranking(analysis.ranking, lowest),
+            analysis.ranking,
+            folded=True,
+        ),
+    ]
+
+
+def ranked(analysis: Analysis, study: Study) -> list[Block]:
+    """AUROCs by institution, compared and put together: of a label, or of the macro average."""
     confidence, target = analysis.settings.confidence, study.target
+    auroc = title = "AUROC"
+    positive = ""
+    if analysis.label == MACRO:
+        auroc, title = "Macro average AUROC", "macro average AUROC"
+        positive = " Positive exams are so for any label."
     percent = f"{100 * confidence:g} %"
     summary, pooled, external = analysis.summary, analysis.pooled, analysis.has_external
     forest = forest_figure(
         summary,
         confidence=confidence,
-        title=f"{target}: AUROC by institution",
+        title=f"{target}: {title} by institution",
         ceilings=study.ceilings,
         pooled=pooled if external else None,
     )
     blocks: list[Block] = [
         Picture(
             "forest",
-            f"AUROC with {percent} intervals. Diamonds: mean over external institutions by "
-            "random effects; bars below: where a new hospital's AUROC is expected.",
+            f"{auroc} with {percent} intervals. Diamonds: mean over external institutions by "
+            f"random effects; bars below: where a new hospital's AUROC is expected.{positive}",
             forest,
         ),
         Table(
             "results",
-            f"AUROC for {target} with {percent} intervals.",
+            f"{auroc} for {target} with {percent} intervals.",
             results_table(summary, study.ceilings),
             summary,
         ),
     ]
     own = analysis.own_summary
     if own is not None:
-        caption = f"AUROC for {target}, each model on all its exams."
+        caption = f"{auroc} for {target}, each model on all its exams."
         table = Table("results_own_exams", caption, results_table(own, None), own, folded=True)
         blocks.append(table)
     if len(analysis.comparisons):
@@ -65,25 +95,6 @@ def results(analysis: Analysis, study: Study) -> list[Block]:
                 pooled,
             )
         )
-    drawn, of_main = _banded(analysis, study)
-    bands = analysis.bands[analysis.bands["model"].isin(drawn)]
-    lowest = analysis.settings.partial_auroc_from
-    blocks += [
-        Picture(
-            "roc",
-            f"ROC curves at the {'external institutions' if external else 'internal tests'}, with "
-            f"pointwise {percent} bands of the sensitivity{of_main}.",
-            roc_figure(analysis.predictions, f"{target}: ROC curves", bands=bands),
-        ),
-        Table(
-            "ranking",
-            "Further measures of ranking. Chance brings average precision to the prevalence, and "
-            "the standardised partial AUROCs to 0.5.",
-            shown.ranking(analysis.ranking, lowest),
-            analysis.ranking,
-            folded=True,
-        ),
-    ]
     return blocks
 
 
@@ -123,19 +134,24 @@ def operating(analysis: Analysis, study: Study) -> list[Block]:
         text = "No operating thresholds: there are no development validation exams."
         return [Paragraph(text)]
     figure = operating_figure(
-        table[table["operating_point"] == YOUDEN],
+        table[table["operating_point"].isin((YOUDEN, GIVEN))],
         confidence=settings.confidence,
         title=f"{study.target}: sensitivity and specificity",
     )
+    if (table["operating_point"] == GIVEN).all():
+        thresholds, first = "at the threshold that was given", "the threshold that was given"
+    else:
+        thresholds = "at the thresholds chosen on development validation exams: Youden's index, "
+        thresholds += f"and the highest with a sensitivity of {settings.sensitivity:.2f} there"
+        first = "Youden's threshold"
     return [
         Table(
             "operating_points",
-            f"{where(table)}, at the thresholds chosen on development validation exams: Youden's "
-            f"index, and the highest with a sensitivity of {settings.sensitivity:.2f} there.",
+            f"{where(table)}, {thresholds}.",
             shown.threshold_table(reference_set(table)),
             table,
         ),
-        Picture("operating", "Sensitivity and specificity at Youden's threshold.", figure),
+        Picture("operating", f"Sensitivity and specificity at {first}.", figure),
         Table(
             "operating_points_by_institution",
             "Operating points at every institution.",

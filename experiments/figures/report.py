@@ -1,14 +1,15 @@
 """The reviewer's report of a study, from its analysis and what else is known of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from experiments.evaluation.analysis import Analysis
+from experiments.evaluation.analysis import Analysis, Several
 from experiments.evaluation.predictions import EXAM
-from experiments.figures import about, measured
+from experiments.figures import about, labels, measured
 from experiments.figures.html import Block, Report, Section, render
+from experiments.figures.published import published
 from experiments.figures.study import EXTERNAL_VALIDATION, LEAVE_SITE_OUT, Study
 from experiments.figures.study_text import number_of
 
@@ -20,6 +21,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Analysis, Study], list[Block]]]] = {
     "protocol": ("Protocol", about.protocol),
     "pretraining": ("Pretraining", about.pretraining),
     "results": ("Results", measured.results),
+    "published": ("Published results", published),
     "operating": ("Operating points", measured.operating),
     "calibration": ("Calibration", measured.calibration),
     "decision": ("Decision curves", measured.decision),
@@ -30,7 +32,10 @@ SECTIONS: dict[str, tuple[str, Callable[[Analysis, Study], list[Block]]]] = {
     "repeat": ("How to repeat it", about.repeat),
 }
 
-_KINDS = {
+# Of several labels these are told by label.
+BY_LABEL = ("operating", "calibration", "decision", "subgroups")
+
+KINDS = {
     EXTERNAL_VALIDATION: "Development and external validation",
     LEAVE_SITE_OUT: "Leave-site-out validation",
 }
@@ -47,18 +52,54 @@ class Evidence:
 
 def build(analysis: Analysis, study: Study) -> Evidence:
     """The report of a study; what its input does not allow is left out, and said so."""
-    made = [Section(key, title, of(analysis, study)) for key, (title, of) in SECTIONS.items()]
+    sections = [Section(key, title, of(analysis, study)) for key, (title, of) in SECTIONS.items()]
+    return _evidence(analysis, study, sections, {})
+
+
+def build_several(several: Several, study: Study) -> Evidence:
+    """The report of several labels: their macro average, all of them, and each where they are few.
+
+    Every label's full statistics are among the tables.
+    """
+    own = {
+        "answer": labels.answer,
+        "results": labels.results,
+        "limits": labels.limits,
+    }
+    overall, sections = several.overall, list[Section]()
+    for key, (title, of) in SECTIONS.items():
+        if key in BY_LABEL:
+            continue
+        blocks = own[key](several, study) if key in own else of(overall, study)
+        sections.append(Section(key, title, blocks))
+        if key == "results":
+            sections.append(Section("labels", "Labels", labels.labels(several, study)))
+            sections += labels.sections(several, study)
+    files = {
+        f"{name}.csv": table.to_csv(index=False) for name, table in labels.tables(several).items()
+    }
+    return _evidence(overall, study, sections, files)
+
+
+def _evidence(
+    analysis: Analysis, study: Study, made: Sequence[Section], files: Mapping[str, str]
+) -> Evidence:
+    """`files` are further tables."""
     sections = [section for section in made if section.blocks]
     titles = {section.key: section.title for section in sections}
+    if files:  # what no section of its own tells, the one on labels does
+        titles = dict.fromkeys(labels.told(analysis), titles["labels"]) | titles
     checklist = about.checklist(analysis, study, titles)
     exams = analysis.predictions.drop_duplicates(list(EXAM))
-    kind = _KINDS.get(study.protocol, "Evaluation of predictions that were handed in")
+    kind = KINDS.get(study.protocol, "Evaluation of predictions that were handed in")
+    if study.protocol == EXTERNAL_VALIDATION and not analysis.external:
+        kind = "Development and internal test"
     report = Report(
         f"{study.target}: {study.name}",
         f"{kind}: {number_of(len(analysis.models), 'model')}, "
         f"{number_of(exams['institution'].nunique(), 'institution')}, "
         f"{number_of(len(exams), 'exam')} predicted",
-        study.simulated,
+        study.banners,
         [*sections, Section("checklist", "TRIPOD+AI checklist", checklist)],
     )
     tables: dict[str, str] = {}
@@ -67,4 +108,4 @@ def build(analysis: Analysis, study: Study) -> Evidence:
     tables["decision_curves.csv"] = analysis.decision.to_csv(index=False)
     tables["reliability.csv"] = analysis.reliability.to_csv(index=False)
     figures = {picture.name: picture.figure for picture in report.pictures}
-    return Evidence(render(report), tables, figures)
+    return Evidence(render(report), {**tables, **files}, figures)

@@ -1,5 +1,7 @@
 """A report's tables as people read them, every cell a text."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from experiments.evaluation.auroc import NOT_ESTIMABLE
@@ -40,6 +42,41 @@ def heterogeneity(pooled: pd.DataFrame) -> pd.DataFrame:
         }
         for _, row in pooled.iterrows()
     ]
+    return pd.DataFrame(rows)
+
+
+def macro_measures(table: pd.DataFrame) -> pd.DataFrame:
+    measures = {
+        "macro average precision": "macro_average_precision",
+        "micro average precision": "micro_average_precision",
+        "Fmax": "fmax",
+    }
+    rows = [
+        {
+            "institution": row["institution"],
+            "model": row["model"],
+            "exams": f"{row['n']:,}",
+            "labels": row["labels"],
+            **{heading: estimate(row, name) for heading, name in measures.items()},
+            "at threshold": _number(row["fmax_threshold"], 2),
+        }
+        for _, row in table.iterrows()
+    ]
+    return pd.DataFrame(rows)
+
+
+def labels(table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """A row a label of the `summarise` tables of one test set, a column a model."""
+    rows = []
+    for label, of_label in table.groupby("label", sort=False):
+        largest = of_label.sort_values("n").iloc[-1]
+        counts = f"{largest['positives']:,} / {largest['n']:,}"
+        share = f"{100 * largest['positives'] / largest['n']:.1f} %"
+        cells = {str(row["model"]): estimate(row, "auroc") for _, row in of_label.iterrows()}
+        rows.append(
+            {"label": label, "positive / exams": counts, "prevalence": share}
+            | {model: cells.get(model, "") for model in models}
+        )
     return pd.DataFrame(rows)
 
 

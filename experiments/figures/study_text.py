@@ -1,14 +1,14 @@
 """What a report says in words: its answer, its limits and its checklist."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from experiments.evaluation.analysis import Analysis
-from experiments.evaluation.auroc import CLUSTERED, NOT_ESTIMABLE
+from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.operating import YOUDEN
-from experiments.evaluation.predictions import DEVELOPMENT, EXTERNAL, POOLED
+from experiments.evaluation.predictions import DEVELOPMENT, EXTERNAL, MACRO, POOLED
 from experiments.evaluation.summary import p_text
 from experiments.evaluation.tripod import Answer
 from experiments.figures.study import EXTERNAL_VALIDATION, LEAVE_SITE_OUT, Study
@@ -25,8 +25,12 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
         return NOT_ESTIMABLE
     if not np.isfinite([low, high]).all():
         return f"{value:.{digits}f}"
-    dash = "-" if low >= 0 else " to "
-    return f"{value:.{digits}f} ({low:.{digits}f}{dash}{high:.{digits}f})"
+    return f"{value:.{digits}f} ({between(low, high, digits)})"
+
+
+def between(low: float, high: float, digits: int = 3) -> str:
+    """ "0.880-0.944"; "to" where a bound is below 0."""
+    return f"{low:.{digits}f}{'-' if low >= 0 else ' to '}{high:.{digits}f}"
 
 
 def estimate(row: Mapping[str, float] | pd.Series, name: str, digits: int = 3) -> str:
@@ -70,6 +74,13 @@ def answer(analysis: Analysis, study: Study) -> list[str]:
     ]
 
 
+def answer_macro(analysis: Analysis, study: Study) -> tuple[str, str]:
+    """Of the macro average: the main model, then against the others."""
+    main = study.leading(analysis.models)
+    alone = " ".join(_alone(analysis, study.target, main))
+    return alone, " ".join(_against_others(analysis, main))
+
+
 def _alone(analysis: Analysis, target: str, main: str) -> Iterator[str]:
     summary, pooled = analysis.summary, analysis.pooled
     confidence = analysis.settings.confidence
@@ -82,7 +93,15 @@ def _alone(analysis: Analysis, target: str, main: str) -> Iterator[str]:
     elif row["role"] == EXTERNAL:
         where = f"the external institution {row['institution']}"
     counts = f"{row['n']:,} exams ({row['positives']:,} positive) of {where}"
-    if pd.isna(row["auroc"]):
+    if analysis.label == MACRO:
+        counts = f"{row['n']:,} exams of {where}"
+    if analysis.label == MACRO and pd.notna(row["auroc"]):
+        yield (
+            f"In {counts}, the macro average AUROC of {main} over {row['labels']} labels is "
+            f"{row['auroc']:.3f} ({100 * confidence:g} % interval {row['auroc_low']:.3f} to "
+            f"{row['auroc_high']:.3f})."
+        )
+    elif pd.isna(row["auroc"]):
         yield f"The AUROC of {main} for {target} is {NOT_ESTIMABLE} in {counts}."
     else:
         yield (
@@ -96,6 +115,10 @@ def _alone(analysis: Analysis, target: str, main: str) -> Iterator[str]:
             f"Across institutions it was from {low['auroc']:.3f} ({low['institution']}) to "
             f"{high['auroc']:.3f} ({high['institution']})."
         )
+    if analysis.label == MACRO:
+        fewer = known.loc[known["left_out"] != row["left_out"], "institution"]
+        if len(fewer):
+            yield f"At {', '.join(fewer)} it is over other labels than in all, for few patients."
     unknown = external[external["auroc"].isna()]
     if row["role"] == POOLED and len(unknown):
         yield f"It is {NOT_ESTIMABLE} at {', '.join(unknown['institution'])}."
@@ -169,7 +192,8 @@ def _against_others(analysis: Analysis, main: str) -> Iterator[str]:
             text += f"; higher at {higher} and lower at {lower} of {len(tested)} institutions"
         told.append(f"{text})")
     if told:
-        yield f"On the same exams its AUROC differs from that of {', of '.join(told)}."
+        auroc = "macro average AUROC" if analysis.label == MACRO else "AUROC"
+        yield f"On the same exams its {auroc} differs from that of {', of '.join(told)}."
     if counted:
         yield (
             "Institutions are counted where the difference there has a p below "
@@ -179,26 +203,10 @@ def _against_others(analysis: Analysis, main: str) -> Iterator[str]:
 
 def limits(analysis: Analysis, study: Study) -> list[str]:
     """What stands between these figures and a hospital, as far as the figures show it."""
-    summary, operating, development = analysis.summary, analysis.operating, analysis.development
-    told = []
-    if study.simulated:
-        told.append(f"Simulated: {study.simulated}")
+    summary, operating = analysis.summary, analysis.operating
+    told = list(where_from(summary, analysis.development, study))
     external = summary[summary["role"] == EXTERNAL]
     sets = external if len(external) else summary
-    if external.empty:
-        told.append(
-            "No external institution was tested: nothing here says how a model travels to "
-            "another hospital."
-        )
-    elif external["institution"].nunique() == 1:
-        told.append(
-            "There is one external institution: differences between hospitals cannot be told."
-        )
-    if study.protocol == EXTERNAL_VALIDATION and len(development) == 1:
-        told.append(
-            f"All models learned from one institution ({development[0]}): what they owe to its "
-            "devices and patients cannot be told from what they owe to the disease."
-        )
     unknown = sorted(set(sets.loc[sets["auroc"].isna(), "institution"]))
     if unknown:
         told.append(
@@ -207,25 +215,15 @@ def limits(analysis: Analysis, study: Study) -> list[str]:
         )
     smaller = np.minimum(sets["positives"], sets["n"] - sets["positives"])
     few = sets[(smaller < ENOUGH) & sets["auroc"].notna()].drop_duplicates("institution")
-    if len(few):
+    if len(few) and analysis.label != MACRO:
         names = [f"{r.institution} ({r.positives} of {r.n})" for r in few.itertuples()]
         told.append(
             f"Fewer than {ENOUGH} exams of a class, the least that an external validation should "
             f"have (Vergouwe et al., J Clin Epidemiol 2005;58:475): positive of all exams are "
             f"{', '.join(names)}. Their intervals are wide, and calibration there is uncertain."
         )
-    if study.cohort is not None:
-        flow = study.cohort.flow
-        unusable = int((flow["in manifest"] - flow["packed"]).sum())
-        untold = int((flow["packed"] - flow["with target"]).sum())
-        total = int(flow["in manifest"].sum())
-        if unusable or untold:
-            told.append(
-                f"Of {total:,} exams {unusable:,} were left out for want of a usable input and "
-                f"{untold:,} because {study.target} is not known; if those differ from the "
-                "others, so may the models' performance in them. Nothing was imputed."
-            )
-    told += _different_exams(summary, analysis.own_summary)
+    told += not_analysed(study)
+    told += different_exams(summary, analysis.own_summary)
     if operating.empty or operating["sensitivity"].isna().all():
         told.append(
             "Without development validation exams of both classes there are no operating "
@@ -235,27 +233,69 @@ def limits(analysis: Analysis, study: Study) -> list[str]:
         told.append(
             "The pooled rows put together exams that were scored by another model in each fold."
         )
-    if (summary["method"] == CLUSTERED).any():
+    exams = analysis.predictions.drop_duplicates(["institution", "exam_id"])
+    if exams.duplicated(["institution", "patient_id"]).any():
         told.append(
             "Some patients have several exams: intervals resample whole patients, and counts are "
             "exams."
         )
-    told += study.limits
-    told.append(
+    return [*told, *of_every_report(study, analysis.subgroups)]
+
+
+def where_from(summary: pd.DataFrame, development: Sequence[str], study: Study) -> Iterator[str]:
+    """What the institutions of a study leave open."""
+    if study.simulated:
+        yield f"Simulated: {study.simulated}"
+    external = summary[summary["role"] == EXTERNAL]
+    if external.empty:
+        yield (
+            "No external institution was tested: nothing here says how a model travels to "
+            "another hospital."
+        )
+    elif external["institution"].nunique() == 1:
+        yield "There is one external institution: differences between hospitals cannot be told."
+    if study.protocol == EXTERNAL_VALIDATION and len(development) == 1:
+        yield (
+            f"All models learned from one institution ({development[0]}): what they owe to its "
+            "devices and patients cannot be told from what they owe to the disease."
+        )
+
+
+def not_analysed(study: Study) -> Iterator[str]:
+    if study.cohort is None:
+        return
+    flow = study.cohort.flow
+    unusable = int((flow["in manifest"] - flow["packed"]).sum())
+    untold = int((flow["packed"] - flow["with target"]).sum())
+    total = int(flow["in manifest"].sum())
+    unknown = f"{study.target} is not known"
+    if len(study.cohort.targets) > 1:
+        unknown = f"none of {study.target} is known"
+    if unusable or untold:
+        yield (
+            f"Of {total:,} exams {unusable:,} were left out for want of a usable input and "
+            f"{untold:,} because {unknown}; if those differ from the "
+            "others, so may the models' performance in them. Nothing was imputed."
+        )
+
+
+def of_every_report(study: Study, subgroups: pd.DataFrame | None) -> Iterator[str]:
+    yield from study.limits
+    yield from () if study.cohort is None else study.cohort.notes
+    yield (
         "Each analysis of subgroups and each comparison is one of many. Holm's correction holds "
         "over the institutions of one pair of models, not over pairs, subgroups or measures."
     )
-    missing = {"cohort": study.cohort is None, "subgroups": analysis.subgroups is None}
+    missing = {"cohort": study.cohort is None, "subgroups": subgroups is None}
     if any(missing.values()):
         absent = " or ".join(name for name, is_missing in missing.items() if is_missing)
-        told.append(
+        yield (
             f"This report has no section on {absent}: they take the manifests, and predictions "
             "that are handed in come without."
         )
-    return told
 
 
-def _different_exams(summary: pd.DataFrame, own_summary: pd.DataFrame | None) -> Iterator[str]:
+def different_exams(summary: pd.DataFrame, own_summary: pd.DataFrame | None) -> Iterator[str]:
     if own_summary is None:
         if (summary.groupby("institution")["n"].nunique() > 1).any() or (
             summary.groupby("model")["institution"].agg(frozenset).nunique() > 1

@@ -12,7 +12,7 @@ from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.predictions import ALL_EXTERNAL, DEVELOPMENT, POOLED
 from experiments.evaluation.summary import estimate_text
 from experiments.figures import style
-from experiments.figures.forest import auroc_limits
+from experiments.figures.forest import axis_limits
 
 # mm
 _LINE = 6.0  # a subset in the large panel
@@ -78,7 +78,7 @@ def subsets_figure(
             dots.text(column, -0.3, name, ha="center", va="bottom", weight="bold")
         axes = style.axes_mm(figure, plots, bottom, _PLOT, content * _LINE)
         heading = style.ROLES[POOLED] if large == ALL_EXTERNAL else large
-        _draw_panel(axes, panels[large], lines, heading, auroc_limits(panels[large]), 6.0)
+        _draw_panel(axes, panels[large], lines, heading, axis_limits(panels[large]), 6.0)
         axes.set_xlabel("AUROC")
         axes.text(1 + 6 / _PLOT, -0.3, f"AUROC ({100 * confidence:g} % interval)", size=7,
                   color=style.FAINT, va="bottom", transform=axes.get_yaxis_transform())  # fmt: skip
@@ -86,7 +86,7 @@ def subsets_figure(
             axes.text(1 + 6 / _PLOT, lines[estimate["model"]], estimate_text(estimate),
                       va="center", transform=axes.get_yaxis_transform())  # fmt: skip
 
-        limits = auroc_limits(external[external["institution"].isin(small)])
+        limits = axis_limits(external[external["institution"].isin(small)])
         for number, institution in enumerate(small):
             row, column = divmod(number, _COLUMNS)
             bottom = _AXIS + (panel_rows - 1 - row) * step

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from datamodules.inputs.input import Input
 from datamodules.institution import ExamDataModule
-from experiments.evaluation.predictions import COLUMNS, EXAM_KEYS
+from experiments.evaluation.predictions import EXAM_KEYS
 from experiments.stages.exams import Exams, Site
 from experiments.stages.stage import Lab, Place, Record, Stage, run_stage
 from experiments.stages.training import data_module, tester
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.classifier import TaskModule
+from lightning_modules.pretraining.pretraining import Pretraining
 from lightning_modules.target import resolve
 
 TABLE = "predictions.parquet"
@@ -52,7 +53,6 @@ class Evaluate(Stage):
             self.development,
             self.external,
             batch_size=place.lab.batch,
-            labelled=True,
         )
         predictions = predict(tester(place, f"evaluate {self.model}"), module, data)
         if place.lab.processes.first:
@@ -67,30 +67,35 @@ def evaluate(
     reads: str,
     development: Sequence[Site],
     external: Sequence[Site],
+    labels: Sequence[str],
     lab: Lab,
 ) -> pd.DataFrame:
     """The predictions table of the model `name`; reused if made before.
 
-    Rows are the labelled validation and internal-test exams of the development institutions and
-    every labelled exam of the external ones, each once, in the order of their manifests.
+    Rows are those, label by label, of the labelled validation and internal-test exams of the
+    development institutions and every labelled exam of the external ones, in the order of their
+    manifests; an exam of which some labels are known has rows of all, with an empty target.
     """
     made = run_stage(
         Evaluate(
             checkpoint,
             made_by,
-            Exams(tuple(development), reads, with_target=True),
-            Exams(tuple(external), reads, with_target=True),
+            Exams(tuple(development), reads, tuple(labels)),
+            Exams(tuple(external), reads, tuple(labels)),
             name,
         ),
         lab,
         None,
     )
-    return pd.read_parquet(made.path / TABLE).assign(model=name)[list(COLUMNS)]
+    table = pd.read_parquet(made.path / TABLE)
+    table.insert(0, "model", name)
+    return table
 
 
-def input_of(module: TaskModule) -> Input:
+def input_of(module: TaskModule | Pretraining) -> Input:
     """The input that a model was trained on, as its checkpoint holds it."""
-    values = dict(module.hparams["input"])
+    known = module.input if isinstance(module, Pretraining) else module.hparams["input"]
+    values = dict(known)
     kind = resolve(values.pop("_target_"))
     if not (isinstance(kind, type) and issubclass(kind, Input)):
         raise ValueError(f"its input is a {kind.__name__}, and no Input")
@@ -100,9 +105,12 @@ def input_of(module: TaskModule) -> Input:
 def predict(predictor: L.Trainer, module: TaskModule, data: ExamDataModule) -> pd.DataFrame:
     """Every exam of `data.predict_dataloader()` once, whatever the number of processes."""
     exam, outputs = outputs_of(predictor, module, data)
-    exams = data.exams.iloc[exam].reset_index(drop=True)
-    rows = module.task.rows(exams[[*EXAM_KEYS, *data.targets]], outputs)
-    return rows[[column for column in COLUMNS if column != "model"]]
+    exams, task = data.exams.iloc[exam].reset_index(drop=True), module.task
+    targets = exams[list(data.targets)].to_numpy(np.float64)
+    values = task.values(torch.from_numpy(outputs)).numpy()
+    rows = task.rows(exams[list(EXAM_KEYS)], targets, values)
+    rows.insert(0, "label", rows.pop("label"))
+    return rows
 
 
 def outputs_of(

@@ -1,7 +1,7 @@
 """The exams of a study, packed, as its stages are given them."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,18 +10,22 @@ import pandas as pd
 from datamodules.inputs.input import Input
 from datamodules.store import Store
 
-TARGET = "target"
+
+def target_column(label: str) -> str:
+    """The column of a site's exams that holds a label's target."""
+    return f"target {label}"
 
 
 @dataclass(frozen=True)
 class Site:
     """One institution, read, checked and packed.
 
-    `exams`: the manifest's rows that have an input of the study, with split, target and, for each
-    input, its row in the store (`ecg_row`; 0 where the input stands in the manifest), -1 where the
-    exam lacks it, and `ecg_values`, a hash of what its file holds. `inputs` are the study's, any of
-    which an exam may lack where there are several; `stores` holds what is packed, by input. `flow`:
-    how many exams came in and how many went where.
+    `exams`: the manifest's rows that have an input of the study, with split, the `target_column` of
+    each of `labels` and, for each input, its row in the store (`ecg_row`; 0 where the input stands
+    in the manifest), -1 where the exam lacks it, and `ecg_values`, a hash of what its file holds.
+    `inputs` are the study's, any of which an exam may lack where there are several; `stores` holds
+    what is packed, by input. `flow`: how many exams came in and how many went where. `notes` say
+    what limits what is found on it; `excerpt`, if not all of a public data set is there, what is.
     """
 
     name: str
@@ -29,6 +33,15 @@ class Site:
     inputs: Mapping[str, Input]
     stores: Mapping[str, Store]
     flow: Mapping[str, int]
+    labels: tuple[str, ...]
+    notes: Sequence[str] = ()
+    excerpt: str = ""
+
+    @property
+    def labelled(self) -> pd.Series:
+        """Which exams have a target of any label."""
+        targets = self.exams[[target_column(label) for label in self.labels]]
+        return targets.notna().any(axis=1)
 
     def exams_with(self, input: str) -> pd.DataFrame:
         """The exams that have the input, with `row` in its store and the hash of its `values`."""
@@ -50,7 +63,8 @@ class Site:
     @cached_property
     def digest(self) -> str:
         """Of everything that training or testing on this institution depends on."""
-        text = "".join(self.digest_of(input, TARGET) for input in self.inputs)
+        targets = [target_column(label) for label in self.labels]
+        text = "".join(self.digest_of(input, *targets) for input in self.inputs)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -74,11 +88,11 @@ class Site:
 @dataclass(frozen=True)
 class Exams:
     """The exams of some institutions that have one input, as a stage is given them; told by its
-    digest, with the targets or without."""
+    digest, with the targets of `labels` if any."""
 
     sites: tuple[Site, ...]
     reads: str
-    with_target: bool = False
+    labels: tuple[str, ...] = ()
 
     @property
     def read_by(self) -> list[Input]:
@@ -87,8 +101,13 @@ class Exams:
 
     @cached_property
     def digest(self) -> list[str]:
-        columns = (TARGET,) if self.with_target else ()
+        columns = self.targets
         return [site.digest_of(self.reads, *columns) for site in self.sites]
+
+    @property
+    def targets(self) -> list[str]:
+        """The columns of targets, in the order of the labels."""
+        return [target_column(label) for label in self.labels]
 
 
 @dataclass(frozen=True)

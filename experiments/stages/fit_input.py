@@ -25,9 +25,7 @@ class FitInput(Stage):
         return f"fit {self.exams.reads}"
 
     def make(self, place: Place) -> Record:
-        data = data_module(
-            place.lab, self.input, self.exams, batch_size=place.lab.batch, labelled=False
-        )
+        data = data_module(place.lab, self.input, self.exams, batch_size=place.lab.batch)
         fitted = data.fit_input()
         return {
             "input": fitted.input.as_dict(),

@@ -19,25 +19,26 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.errors import InputError
-from datamodules.splits import assign_splits, check_balance
+from datamodules.splits import assign_splits
 from experiments.console import StageBar, say
-from experiments.evaluation.predictions import COLUMNS, EXAM_KEYS, EXTERNAL, TEST, TRAIN, VAL
+from experiments.evaluation.predictions import EXAM_KEYS, EXTERNAL, TEST, TRAIN, VAL
+from experiments.software import software_version
+from experiments.stages.cohort import check_learnable
 from experiments.stages.evaluate import evaluate
-from experiments.stages.exams import TARGET, Exams, Site, Table
+from experiments.stages.exams import Exams, Site, Table, target_column
 from experiments.stages.stage import Lab, Place, Record, Stage, run_stage, stage_run
 from experiments.stages.train import Models, Trained, chosen_thresholds, named, told
-from experiments.stages.training import table_trainer
+from experiments.stages.training import kept, table_trainer
 from experiments.tracking import FUSION_TAG, MODEL_TAG
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.fusion import Fusion
 from lightning_modules.target import name_of
 from lightning_modules.tasks.task import Task
 
-EXAM = [*EXAM_KEYS, TARGET]
+EXAM = list(EXAM_KEYS)
 MONITORED = "val/loss"
 SUBSET = " + "
 CROSS_FITTED = "cross_fitted.parquet"
@@ -90,19 +91,19 @@ class Fuse(Stage):
         return place.lab.processes.decided(lambda: self._fit(cross_fitted, place))
 
     def _fit(self, cross_fitted: pd.DataFrame, place: Place) -> Record:
-        settings, task, submodels = self.settings, self.models.task, list(self.submodels)
-        validation = self.validation.frame
+        settings, submodels = self.settings, list(self.submodels)
+        labels, validation = self.models.task.labels, self.validation.frame
+        learned, targets = said(cross_fitted, submodels, labels), targets_in(cross_fitted, labels)
+        task = self.models.task.fitted(targets, balance=False)
         L.seed_everything(self.models.seed, verbose=False)
-        logits = cross_fitted[submodels]
         fusion = Fusion.from_submodels(
             {
                 name: load_classifier(checkpoint, place.lab.allowed)
                 for name, checkpoint in self.submodels.items()
             },
             task={"_target_": name_of(type(task)), **task.as_dict()},
-            weights=task.weights(cross_fitted[[TARGET]].to_numpy(), balance=False),
-            mean=logits.mean().tolist(),
-            deviation=logits.std().tolist(),
+            mean=np.nanmean(learned, axis=0).tolist(),
+            deviation=np.nanstd(learned, axis=0, ddof=1).tolist(),
             widths=settings["widths"],
             modality_dropout=settings["modality_dropout"],
             weight_decay=settings["weight_decay"],
@@ -112,9 +113,10 @@ class Fuse(Stage):
             warmup_fraction=settings["warmup_fraction"],
             about={
                 "name": self.name,
-                "target": ", ".join(task.labels),
+                "labels": list(labels),
                 "institutions": sorted(set(cross_fitted["institution"])),
                 "exams": len(cross_fitted),
+                "version": software_version(),
             },
         )
         best = KeepBest(fusion)
@@ -128,21 +130,23 @@ class Fuse(Stage):
             logger=place.lab.tracking.logger(place.run),
             max_epochs=settings["max_epochs"],
         )
+        values, known = said(validation, submodels, labels), targets_in(validation, labels)
         fit.fit(
             fusion,
-            DataLoader(Outputs(cross_fitted, submodels), settings["batch_size"], shuffle=True),
-            DataLoader(Outputs(validation, submodels), len(validation)),
+            DataLoader(Outputs(learned, targets), settings["batch_size"], shuffle=True),
+            DataLoader(Outputs(values, known), len(validation)),
         )
         best.restore()
-        rows = task.rows(validation[EXAM], fused(fusion.eval(), validation[submodels].to_numpy()))
+        rows = task.rows(validation[EXAM], known, fused(fusion.eval(), values))
         thresholds = chosen_thresholds(task, rows)
         fusion.set_threshold(thresholds)
         fit.save_checkpoint(place.checkpoint, weights_only=True)
         cross_fitted.to_parquet(place.path / CROSS_FITTED, index=False)
         alone = {}
-        for name in submodels:
-            known = validation[validation[name].notna()]
-            alone[name] = task.score(task.rows(known[EXAM], known[[name]].to_numpy()))
+        for number, name in enumerate(submodels):
+            has = ~np.isnan(values[:, number, 0])
+            of_submodel = task.rows(validation.loc[has, EXAM], known[has], values[has, number])
+            alone[name] = task.score(of_submodel)
         validated = task.score(rows)
         return {
             "labels": len(cross_fitted),
@@ -150,7 +154,7 @@ class Fuse(Stage):
             "thresholds": thresholds,
             "ranking": sorted(alone, key=lambda name: -alone[name]),
             "metrics": {f"{task.monitored}_best": validated, **named(task, thresholds)},
-            "files": {place.checkpoint.name: "checkpoint", CROSS_FITTED: ""},
+            "files": {**kept(fusion, place), CROSS_FITTED: ""},
         }
 
 
@@ -170,8 +174,8 @@ def fuse(
     predictions tables: of the fusion and its baselines, on these exams; and of the fusion with
     each subset of the inputs ("ecg", "ecg + bnp", ...) as a model, on exams that have all.
     """
-    submodels, task = list(trained), models.task
-    exams = wide(tested, submodels)
+    submodels, task, labels = list(trained), models.task, models.task.labels
+    exams = wide(tested, submodels, task)
     reads = {model: of.reads for model, of in trained.items()}
     inputs = tuple(dict.fromkeys(reads.values()))
     made = run_stage(
@@ -181,7 +185,7 @@ def fuse(
             models,
             {model: of.checkpoint for model, of in trained.items()},
             Table(exams[exams["split"] == VAL]),
-            tuple(Exams(tuple(development), input, with_target=True) for input in inputs),
+            tuple(Exams(tuple(development), input, labels) for input in inputs),
         ),
         lab,
         parent,
@@ -191,27 +195,29 @@ def fuse(
     fusion = load_classifier(made.checkpoint, lab.allowed)
     assert isinstance(fusion, Fusion)
     cross_fitted = pd.read_parquet(made.path / CROSS_FITTED)
-    outputs = exams[submodels].to_numpy()
+    values, learned = said(exams, submodels, labels), said(cross_fitted, submodels, labels)
+    best = [submodels.index(name) for name in made.record["ranking"]]
     scores = {
-        name: fused(fusion, outputs),
-        "mean_of_logits": np.nanmean(outputs, axis=1, keepdims=True),
-        "logistic_stacking": stacking(
-            cross_fitted[submodels].to_numpy(),
-            cross_fitted[TARGET].to_numpy(),
-            outputs,
+        name: fused(fusion, values),
+        f"mean_of_{task.value}s": task.together(np.nanmean(values, axis=1)),
+        f"{task.linear.split()[0]}_stacking": stacking(
+            task,
+            learned,
+            targets_in(cross_fitted, labels),
+            values,
             penalty=settings["stacking_penalty"],
-        )[:, None],
-        "best_submodel": exams[made.record["ranking"]].bfill(axis=1).iloc[:, [0]].to_numpy(),
+        ),
+        "best_submodel": first_present(values[:, best]),
     }
-    complete = exams[exams[submodels].notna().all(axis=1)]
+    complete = np.flatnonzero(~np.isnan(values[:, :, 0]).any(axis=1))
     masked = {}
     for size in range(1, len(inputs) + 1):
         for subset in combinations(inputs, size):
-            used = [reads[model] in subset for model in submodels]
+            used = np.array([reads[model] in subset for model in submodels])
             masked[SUBSET.join(subset)] = fused(
-                fusion, np.where(used, complete[submodels].to_numpy(), np.nan)
+                fusion, np.where(used[:, None], values[complete], np.nan)
             )
-    return _predictions(task, exams, scores), _predictions(task, complete, masked)
+    return _predictions(task, exams, scores), _predictions(task, exams.iloc[complete], masked)
 
 
 def folds_of(patients: pd.Series, folds: int, seed: int) -> pd.Series:
@@ -236,7 +242,8 @@ def check_fusion(
     others = pd.concat([exams, *(site.exams.assign(split=EXTERNAL) for site in external)])
     inputs = list(development[0].inputs)
     has_all = (others[[f"{input}_row" for input in inputs]] >= 0).all(axis=1)
-    complete = others[has_all & others[TARGET].notna()]
+    targets = [target_column(label) for label in task.labels]
+    complete = others[has_all & others[targets].notna().any(axis=1)]
     for splits, who in (
         ((TRAIN,), "training exam of the development institutions"),
         ((TEST, EXTERNAL), "exam to test on"),
@@ -252,10 +259,8 @@ def check_fusion(
         for number in range(1, folds + 1):
             in_fold = (exams["split"] == TRAIN) & (fold == number)
             left = (exams[f"{input}_row"] >= 0) & ~in_fold
-            for label in task.classed:
-                name = f"{label}, {input} without fold {number} of fusion.folds"
-                target = exams.loc[left, TARGET].rename(name)
-                check_balance(exams[left], target, both_classes_in=(TRAIN, VAL))
+            where = f", {input} without fold {number} of fusion.folds"
+            check_learnable(exams[left], task, where)
 
 
 def cross_fit(
@@ -263,8 +268,7 @@ def cross_fit(
 ) -> pd.DataFrame:
     """Out-of-sample outputs for the development training exams, a row an exam.
 
-    institution, split, patient_id, exam_id, target, fold, and a column of logits a submodel, NaN
-    where the exam lacks its input.
+    The table is `wide`, with the exam's fold.
     """
     tables = []
     for number in range(1, folds + 1):
@@ -286,52 +290,114 @@ def cross_fit(
         ) as of_fold:
             trained = models.train(seen, place.lab, of_fold)
             scored = [
-                evaluate(name, of.checkpoint, of.key, of.reads, held_out, [], place.lab)
+                evaluate(
+                    name,
+                    of.checkpoint,
+                    of.key,
+                    of.reads,
+                    held_out,
+                    [],
+                    models.task.labels,
+                    place.lab,
+                )
                 for name, of in trained.items()
-                if any(site.exams_with(of.reads)[TARGET].notna().any() for site in held_out)
+                if any(
+                    (site.labelled & (site.exams[f"{of.reads}_row"] >= 0)).any()
+                    for site in held_out
+                )
             ]
         if scored:
-            tables.append(wide(pd.concat(scored), list(trained)).assign(fold=number))
+            table = wide(pd.concat(scored), list(trained), models.task)
+            tables.append(table.assign(fold=number))
     return pd.concat(tables, ignore_index=True)
 
 
-def wide(predictions: pd.DataFrame, submodels: Sequence[str]) -> pd.DataFrame:
-    """A row an exam, a column of logits a submodel; NaN where the exam lacks its input."""
-    table = predictions.pivot(index=EXAM, columns="model", values="logit")
-    return table.reindex(columns=list(submodels)).reset_index().rename_axis(columns=None)
+def wide(predictions: pd.DataFrame, submodels: Sequence[str], task: Task) -> pd.DataFrame:
+    """A row an exam: the targets, and in a column a submodel and label what it says, NaN where the
+    exam lacks its input."""
+    of_exam = predictions.drop_duplicates([*EXAM, "label"])
+    targets = of_exam.pivot(index=EXAM, columns="label", values=task.truth)
+    said = predictions.pivot(index=EXAM, columns=["model", "label"], values=task.value)
+    tables = [targets.reindex(columns=list(task.labels)).rename(columns=target_column)]
+    for submodel in submodels:
+        of_labels = [(submodel, label) for label in task.labels]
+        own = said.reindex(columns=of_labels)
+        tables.append(own.set_axis([_column(*of) for of in of_labels], axis=1))
+    return pd.concat(tables, axis=1).reset_index()
 
 
-def fused(fusion: Fusion, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The fusion's outputs (n, 1) for submodels' (n, submodels), NaN where missing."""
+def _column(submodel: str, label: str) -> str:
+    return f"{submodel}: {label}"
+
+
+def said(
+    exams: pd.DataFrame, submodels: Sequence[str], labels: Sequence[str]
+) -> NDArray[np.float64]:
+    """What a `wide` table says (n, submodels, labels)."""
+    table = exams[[_column(of, label) for of in submodels for label in labels]]
+    values: NDArray[np.float64] = table.to_numpy(np.float64)
+    return values.reshape(len(exams), len(submodels), len(labels))
+
+
+def targets_in(exams: pd.DataFrame, labels: Sequence[str]) -> NDArray[np.float64]:
+    """The targets of a `wide` table (n, labels)."""
+    targets: NDArray[np.float64] = exams[list(map(target_column, labels))].to_numpy(np.float64)
+    return targets
+
+
+def first_present(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of values (n, submodels, labels) those of each exam's first submodel that has its input."""
+    first = (~np.isnan(values[:, :, 0])).argmax(axis=1)
+    return np.asarray(values[np.arange(len(values)), first])
+
+
+def fused(fusion: Fusion, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the fusion makes (n, labels) of submodels' values (n, submodels, labels), NaN where
+    missing."""
     with torch.inference_mode():
-        made = fusion({"logits": torch.from_numpy(outputs.astype(np.float32))})
-    return np.asarray(made.double().numpy())
+        outputs = fusion({"values": torch.from_numpy(values.astype(np.float32))})
+        return np.asarray(fusion.task.values(outputs.double()))
 
 
 def stacking(
-    learned: np.ndarray, target: np.ndarray, outputs: np.ndarray, *, penalty: float
-) -> np.ndarray:
-    """Logits (n,) of a logistic regression on logits and on which of them are there."""
+    task: Task,
+    learned: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    values: NDArray[np.float64],
+    *,
+    penalty: float,
+) -> NDArray[np.float64]:
+    """The task's linear model (n, labels) on values (n, submodels, labels) and on which submodels
+    are there, fitted on those `learned` and their targets."""
 
-    def features(logits: np.ndarray) -> np.ndarray:
-        return np.hstack([np.nan_to_num(logits), np.isnan(logits)])
+    def features(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        absent = np.isnan(of[:, :, 0])
+        return np.hstack([np.nan_to_num(of).reshape(len(of), -1), absent])
 
-    model = LogisticRegression(C=1 / penalty, max_iter=1000).fit(features(learned), target)
-    return np.asarray(model.decision_function(features(outputs)))
+    applied = features(values)
+    columns = []
+    for number in range(len(task.labels)):
+        target = targets[:, number]
+        known = ~np.isnan(target)
+        columns.append(
+            task.stacked(features(learned[known]), target[known], applied, penalty=penalty)
+        )
+    return task.together(np.stack(columns, axis=1))
 
 
 class Outputs(Dataset[dict[str, Any]]):
-    """Submodels' outputs as a fusion's batches: logits (submodels,), target, exam."""
+    """What submodels say as a fusion's batches: values (submodels, labels), target (labels,), and
+    the exam's place."""
 
-    def __init__(self, exams: pd.DataFrame, submodels: Sequence[str]) -> None:
-        self.logits = torch.tensor(exams[list(submodels)].to_numpy(), dtype=torch.float32)
-        self.target = torch.tensor(exams[[TARGET]].to_numpy(), dtype=torch.float32)
+    def __init__(self, values: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
+        self.values = torch.tensor(values, dtype=torch.float32)
+        self.target = torch.tensor(targets, dtype=torch.float32)
 
     def __len__(self) -> int:
         return len(self.target)
 
     def __getitem__(self, exam: int) -> dict[str, Any]:
-        return {"logits": self.logits[exam], "target": self.target[exam], "exam": exam}
+        return {"values": self.values[exam], "target": self.target[exam], "exam": exam}
 
 
 class KeepBest(L.Callback):
@@ -353,7 +419,9 @@ class KeepBest(L.Callback):
 def _predictions(
     task: Task, exams: pd.DataFrame, scores: Mapping[str, NDArray[np.float64]]
 ) -> pd.DataFrame:
-    tables = [
-        task.rows(exams[EXAM], outputs).assign(model=model) for model, outputs in scores.items()
-    ]
-    return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+    targets, tables = targets_in(exams, task.labels), []
+    for model, values in scores.items():
+        table = task.rows(exams[EXAM], targets, values)
+        table.insert(0, "model", model)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)

@@ -14,22 +14,26 @@ from matplotlib.figure import Figure
 
 from datamodules.errors import InputError
 from datamodules.inputs.input import Fitted
+from datamodules.institution import ExamDataModule
 from datamodules.multisite import MultiSiteDataModule
 from experiments.console import StageBar, say
+from experiments.evaluation.predictions import TRAIN
 from experiments.figures.ecg_paper import sheets_figure
+from experiments.software import software_version
 from experiments.stages.exams import Exams
 from experiments.stages.stage import Lab, Place, Record, Stage, run_stage
 from experiments.stages.training import (
     RESUME_POINT,
     Compute,
     data_module,
+    kept,
     resume_point,
     schedule,
     seed_after,
     trainer,
 )
 from lightning_modules.pretraining.pretraining import Pretraining, Verdict
-from lightning_modules.target import resolve
+from lightning_modules.target import name_of, resolve
 
 EXAMPLE = "example.npz"
 
@@ -77,7 +81,7 @@ class Pretrain(Stage):
 
     def module(self, processes: int = 1) -> Pretraining:
         """The pretraining, new; ValueError where its settings do not fit."""
-        return pretraining_class(self.settings).build(
+        made = pretraining_class(self.settings).build(
             self.settings,
             reads=self.exams.reads,
             network=self.network,
@@ -85,6 +89,20 @@ class Pretrain(Stage):
             effective_batch=self.settings["batch_size"] * processes,
             seed=self.seed,
         )
+        input = self.fitted.input
+        made.input = {"_target_": name_of(type(input)), **input.as_dict()}
+        return made
+
+    def about(self, data: ExamDataModule) -> dict[str, Any]:
+        """What a checkpoint tells of its making, as a training's."""
+        trained_on = data.exams.iloc[data.chosen(TRAIN)]
+        return {
+            "name": self.network_name,
+            "institutions": sorted(set(trained_on["institution"])),
+            "exams": len(trained_on),
+            "version": software_version(),
+            "ranges": {quantity: list(limits) for quantity, limits in self.fitted.ranges.items()},
+        }
 
     def make(self, place: Place) -> Record:
         L.seed_everything(self.seed, verbose=False)
@@ -93,7 +111,6 @@ class Pretrain(Stage):
             self.fitted.input,
             self.exams,
             batch_size=self.settings["batch_size"],
-            labelled=False,
             seed=self.seed,
             augmentation=self.fitted.input.augmentation(self.settings["augmentation"]),
         )
@@ -110,6 +127,7 @@ class Pretrain(Stage):
             **schedule(self.settings),
         )
         module = self.module(fit.world_size)
+        module.about = self.about(data)
         cut = seed_after(self.seed, fit, place.path / RESUME_POINT)
         fit.fit(module, data, ckpt_path=cut, weights_only=True)
         (final,) = fit.validate(module, data, verbose=False)
@@ -123,7 +141,7 @@ class Pretrain(Stage):
         return {
             "exams": len(data.chosen("train")),
             "metrics": {name: float(value) for name, value in final.items()},
-            "files": {place.checkpoint.name: "checkpoint"},
+            "files": kept(module, place),
         }
 
 

@@ -35,10 +35,11 @@ from experiments.figures.readers_report import (
     reader_limits,
     size_of,
 )
-from experiments.figures.study import Study
+from experiments.figures.study import Study, titled
 from experiments.schema import Readers, SimulatedReaders
+from experiments.stages.findings import Asked
 from experiments.stages.key import file_digest
-from experiments.stages.report import Asked, Outcome
+from experiments.stages.report import Outcome
 from experiments.tracking import Tracking
 from lightning_modules.tasks.decision import youden_threshold
 
@@ -116,7 +117,7 @@ def judge_readers(
         tracking.table(run, values, f"{folder}/{name}.csv")
     results = reader_blocks(
         study,
-        target=asked.target,
+        target=titled(asked.labels),
         threshold=wanted.threshold,
         confidence=confidence,
         plan=plan,
@@ -170,7 +171,7 @@ def report_readers(
     report = Report(
         f"{known.target}: {known.name}",
         f"{judged.outcome.title}: {size}",
-        judged.outcome.caption,
+        {},
         [
             Section("question", "What was asked", [Facts(asked)]),
             Section("readers", "Reader study", judged.results),

@@ -17,6 +17,7 @@ from datamodules.inputs.input import Fitted, Input
 from datamodules.institution import ExamDataModule
 from experiments.console import StageBar
 from experiments.evaluation.predictions import TRAIN, VAL
+from experiments.software import software_version
 from experiments.stages.evaluate import predict
 from experiments.stages.exams import Exams, Site
 from experiments.stages.fit_input import fit_input
@@ -27,6 +28,7 @@ from experiments.stages.training import (
     RESUME_POINT,
     Compute,
     data_module,
+    kept,
     resume_point,
     schedule,
     seed_after,
@@ -112,7 +114,6 @@ class Train(Stage):
             self.fitted.input,
             self.exams,
             batch_size=batch_size,
-            labelled=True,
             seed=self.seed,
             augmentation=self.fitted.input.augmentation(self.model.recipe.get("augmentation", {})),
         )
@@ -125,12 +126,12 @@ class Train(Stage):
     ) -> TaskModule:
         """The model, new, to train on `targets`. ValueError where its sizes don't fit."""
         recipe, input = self.model.recipe, self.fitted.input
+        task = self.task.fitted(targets, balance=recipe.get("balance_classes", False))
         blueprint = Blueprint(
             reads=self.model.reads,
             input={"_target_": name_of(type(input)), **input.as_dict()},
             shape=input.shape,
-            task={"_target_": name_of(type(self.task)), **self.task.as_dict()},
-            weights=self.task.weights(targets, balance=recipe.get("balance_classes", False)),
+            task={"_target_": name_of(type(task)), **task.as_dict()},
             network=self.model.network,
             recipe=recipe,
             effective_batch=recipe.get("batch_size", 0) * processes,
@@ -144,9 +145,10 @@ class Train(Stage):
         trained_on = data.exams.iloc[data.chosen(TRAIN)]
         return {
             "name": self.name,
-            "target": ", ".join(self.task.labels),
+            "labels": list(self.task.labels),
             "institutions": sorted(set(trained_on["institution"])),
             "exams": len(trained_on),
+            "version": software_version(),
             "ranges": {quantity: list(limits) for quantity, limits in self.fitted.ranges.items()},
         }
 
@@ -161,22 +163,23 @@ class Train(Stage):
         """Choose the thresholds, and keep the checkpoint."""
         predictions = predict(tested, module, data)
         validation = predictions[predictions["split"] == VAL]
-        if not np.isfinite(predictions["logit"]).all():
+        if not np.isfinite(predictions[self.task.value]).all():
             raise InputError(
                 f"{self.name}: training diverged, its outputs are no numbers. Lower its "
                 "base_learning_rate, or set its gradient_clip=1.0. "
                 f"Remove {place.path} to begin anew."
             )
-        thresholds = chosen_thresholds(self.task, validation)
+        task = module.task
+        thresholds = chosen_thresholds(task, validation)
         module.set_threshold(thresholds)
         fit.save_checkpoint(place.checkpoint, weights_only=True)
-        best = self.task.score(validation)
+        best = task.score(validation)
         return {
             "labels": len(data.train_targets),
             "validated": best,
             "thresholds": thresholds,
-            "metrics": {f"{self.task.monitored}_best": best, **named(self.task, thresholds)},
-            "files": {place.checkpoint.name: "checkpoint"},
+            "metrics": {f"{task.monitored}_best": best, **named(task, thresholds)},
+            "files": kept(module, place),
         }
 
 
@@ -330,7 +333,7 @@ class Models:
             replace(model, network=network),
             self.task,
             fitted,
-            Exams(tuple(development), model.reads, with_target=True),
+            Exams(tuple(development), model.reads, self.task.labels),
             None if start is None else start.checkpoint,
             None if start is None else start.kind,
             self.seed,
@@ -378,15 +381,19 @@ def chosen_thresholds(task: Task, validation: Any) -> list[float]:
 
 def named(task: Task, thresholds: Sequence[float]) -> dict[str, float]:
     """Thresholds as metrics of a run: `threshold`, or by label where there are several."""
-    if len(task.labels) == 1:
-        return {"threshold": thresholds[0]}
-    return {f"threshold/{label}": of for label, of in zip(task.labels, thresholds, strict=True)}
+    several = len(task.labels) > 1
+    return {
+        f"threshold/{label}" if several else "threshold": of
+        for label, of in zip(task.labels, thresholds, strict=True)
+        if of == of
+    }
 
 
 def told(task: Task, record: Record) -> str:
     """A training's outcome in a few words."""
-    thresholds = ", ".join(f"{threshold:.3f}" for threshold in record["thresholds"])
+    known = [of for of in record["thresholds"] if of == of]
+    threshold = f", threshold {known[0]:.3f}" if len(task.labels) == 1 and known else ""
     return (
         f"{record['labels']} labelled exams, {task.shown[task.monitored]} "
-        f"{record['validated']:.3f}, threshold {thresholds}"
+        f"{record['validated']:.3f}{threshold}"
     )

@@ -18,6 +18,9 @@ from datamodules.multisite import MultiSiteDataModule
 from experiments.console import StageBar
 from experiments.stages.exams import Exams
 from experiments.stages.stage import Lab, Place
+from experiments.tracking import CHECKPOINT as CHECKPOINT_FOLDER
+from lightning_modules.classifier import TaskModule
+from lightning_modules.pretraining.pretraining import Pretraining
 
 RESUME_POINT = "last.ckpt"
 # Settings under `trainer` that are not Lightning's.
@@ -69,11 +72,11 @@ def data_module(
     external: Exams | None = None,
     *,
     batch_size: int,
-    labelled: bool,
     seed: int = 0,
     augmentation: Augmentation | None = None,
 ) -> MultiSiteDataModule:
-    """The exams as batches of the input that they are given for."""
+    """The exams as batches of the input that they are given for; where they have labels, those with
+    a target of any."""
 
     def having(exams: Exams | None) -> list[InstitutionDataModule]:
         if exams is None:
@@ -87,7 +90,7 @@ def data_module(
                 input=input,
                 augmentation=augmentation,
                 loading=Loading(batch_size, lab.loading_workers, seed),
-                labelled=labelled,
+                targets=exams.targets,
             )
             for site in exams.sites
             if len(with_input := site.exams_with(exams.reads))
@@ -180,3 +183,16 @@ def resume_point(folder: Path) -> ModelCheckpoint:
         save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
+
+
+def kept(module: TaskModule | Pretraining, place: Place) -> dict[str, str]:
+    """A stage's "files": its checkpoint, and beside it what makes that an MLflow model."""
+    # They read stages themselves.
+    from experiments.inference import LoadedModel
+    from experiments.serving import describe
+
+    checkpoint = place.checkpoint.name
+    beside: list[str] = []
+    if place.lab.processes.first:
+        beside = describe(LoadedModel(module, checkpoint), place.path, checkpoint)
+    return dict.fromkeys([checkpoint, *beside], CHECKPOINT_FOLDER)

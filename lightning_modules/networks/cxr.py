@@ -30,9 +30,9 @@ class TimmNetwork(nn.Module):
         features: Tensor = self.model.forward_features(images)
         return features
 
-    def forward_head(self, features: Tensor) -> Tensor:
-        """The model's features -> (B, outputs)."""
-        outputs: Tensor = self.model.forward_head(features)
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """The model's features -> (B, outputs), or the embedding (B, D) with `pre_logits`."""
+        outputs: Tensor = self.model.forward_head(features, pre_logits=pre_logits)
         return outputs
 
     def forward(self, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ModalityDropout(nn.Module):
-    """Logits (B, M), NaN where missing -> the same with more of them missing, while training.
+    """Values (B, M, K), NaN where one of the M is missing -> more of the M missing, while training.
 
     Each is dropped with `probability`; where that would leave none, one of those that were there,
     each as likely, stays.
@@ -17,21 +17,22 @@ class ModalityDropout(nn.Module):
         super().__init__()
         self.probability = probability
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """(B, M) -> (B, M); as they are outside training."""
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, M, K) -> (B, M, K); as they are outside training."""
         if not self.training:
-            return logits
-        draw = torch.rand_like(logits).masked_fill(logits.isnan(), -1.0)
+            return values
+        missing = values[..., 0].isnan()
+        draw = torch.rand_like(values[..., 0]).masked_fill(missing, -1.0)
         stays = (draw >= self.probability) | (draw == draw.amax(1, keepdim=True))
-        return logits.masked_fill(~stays, torch.nan)
+        return values.masked_fill(~stays[..., None], torch.nan)
 
 
 class FusionNetwork(nn.Module):
-    """Submodels' logits (B, M), NaN where missing -> logits (B, 1).
+    """What M submodels say of K labels (B, M, K), NaN where one is missing -> (B, outputs).
 
-    Each logit, standardised with `mean` and `deviation` (M,) and 0 where missing, enters beside
-    an indicator of its presence. `widths` are those between the first and second, and the second
-    and third layer; ReLU follows each of the two. Raises ValueError for other than two.
+    Each value, standardised with `mean` and `deviation` (M, K) and 0 where missing, enters beside
+    an indicator of its submodel's presence. `widths` are those between the first and second, and
+    the second and third layer; ReLU follows each of the two. Raises ValueError for other than two.
     """
 
     mean: Tensor
@@ -40,10 +41,11 @@ class FusionNetwork(nn.Module):
     def __init__(
         self,
         *,
-        mean: Sequence[float],
-        deviation: Sequence[float],
+        mean: Sequence[Sequence[float]],
+        deviation: Sequence[Sequence[float]],
         widths: Sequence[int],
         modality_dropout: float,
+        outputs: int,
     ) -> None:
         super().__init__()
         if len(widths) != 2:
@@ -52,18 +54,32 @@ class FusionNetwork(nn.Module):
         self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
         self.modality_dropout = ModalityDropout(modality_dropout)
         first, second = widths
+        submodels, labels = self.mean.shape
         self.layers = nn.Sequential(
-            nn.Linear(2 * len(mean), first),
+            nn.Linear(submodels * labels + submodels, first),
             nn.ReLU(),
             nn.Linear(first, second),
             nn.ReLU(),
-            nn.Linear(second, 1),
+            nn.Linear(second, outputs),
         )
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """Submodels' logits (B, M), NaN where missing -> logits (B, 1)."""
-        logits = self.modality_dropout(logits)
-        present = ~logits.isnan()
-        scores = torch.where(present, (logits - self.mean) / self.deviation, 0.0)
-        fused: Tensor = self.layers(torch.cat([scores, present.to(scores.dtype)], dim=1))
-        return fused
+    def forward_features(self, values: Tensor) -> Tensor:
+        """(B, M, K), NaN where missing -> (B, second width)."""
+        values = self.modality_dropout(values)
+        present = ~values[..., 0].isnan()
+        scores = torch.where(present[..., None], (values - self.mean) / self.deviation, 0.0)
+        seen: Tensor = self.layers[:-1](
+            torch.cat([scores.flatten(1), present.to(scores.dtype)], dim=1)
+        )
+        return seen
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, second width) -> (B, outputs)."""
+        if pre_logits:
+            return features
+        outputs: Tensor = self.layers[-1](features)
+        return outputs
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, M, K), NaN where missing -> (B, outputs)."""
+        return self.forward_head(self.forward_features(values))

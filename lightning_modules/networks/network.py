@@ -62,6 +62,31 @@ def head(network: nn.Module, seen: Tensor) -> Tensor:
     return outputs
 
 
+def embedding(network: nn.Module, inputs: Tensor) -> Tensor:
+    """What the network's last linear layer sees, (B, D).
+
+    As timm gives it: `forward_head(forward_features(inputs), pre_logits=True)`. ValueError where
+    the network lacks one of the two, its head takes no `pre_logits`, or another shape comes out.
+    """
+    forward_head = getattr(network, "forward_head", None)
+    if (
+        forward_head is None
+        or not hasattr(network, "forward_features")
+        or "pre_logits" not in inspect.signature(forward_head).parameters
+    ):
+        raise ValueError(
+            f"{type(network).__name__} has no embedding: it needs forward_features(inputs) and "
+            "forward_head(features, pre_logits=False), which gives with pre_logits=True what its "
+            "last linear layer sees"
+        )
+    embedded: Tensor = forward_head(features(network, inputs), pre_logits=True)
+    if embedded.ndim != 2:
+        raise ValueError(
+            f"{type(network).__name__} embeds as {tuple(embedded.shape)}, not as rows of numbers"
+        )
+    return embedded
+
+
 def load_published_weights(network: nn.Module) -> None:
     """Start from the weights that the network's makers published, where its class knows them.
 

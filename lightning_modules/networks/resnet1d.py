@@ -76,10 +76,9 @@ class ResNet1d(nn.Module):
         features: Tensor = self.stages(self.stem(ecg)).mean(2)
         return features
 
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Features (B, widths[-1]) -> logits (B, outputs)."""
-        logits: Tensor = self.head(features)
-        return logits
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features (B, widths[-1]) -> logits (B, outputs), or as they are with `pre_logits`."""
+        return features if pre_logits else self.head(features)
 
     def forward(self, ecg: Tensor) -> Tensor:
         """(B, leads, samples) -> logits (B, outputs)."""

@@ -153,6 +153,12 @@ class MaskedAutoencoder(Pretraining):
             generator=generator,
         )
 
+    def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The mean over the patches' embeddings of a whole exam, nothing masked."""
+        ecg = batch[self.reads]
+        visible = torch.arange(self.network.patches, device=ecg.device).expand(len(ecg), -1)
+        return self.network.encode(ecg, visible)[:, 1:].mean(1)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         ecg = batch[self.reads]
         visible = self.visible_patches(len(ecg))

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import lightning as L
@@ -10,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lightning_modules.target import name_of
+
 Arrays = Mapping[str, NDArray[Any]]
+PRETRAINING = "pretraining"  # in a checkpoint: the class's name
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class Pretraining(L.LightningModule, ABC):
     metric -> words for it, on the progress bar. judging: settings that judge a pretraining and
     don't make it. numbers: validation metric -> its column, and the words for it, in a report's
     table; example_caption: of the figure of an example. Hyper-parameters are plain values.
+
+    input: the input's class (`_target_`) and fitted values; about: plain values that tell what it
+    was trained on. Both are for whoever loads the checkpoint.
     """
 
     word: ClassVar[str]
@@ -53,6 +60,16 @@ class Pretraining(L.LightningModule, ABC):
     numbers: ClassVar[Mapping[str, tuple[str, str]]]
     example_caption: ClassVar[str]
     reads: str
+    input: Mapping[str, Any] = MappingProxyType({})
+    about: Mapping[str, Any] = MappingProxyType({})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[PRETRAINING] = name_of(type(self))
+        checkpoint["input"], checkpoint["about"] = dict(self.input), dict(self.about)
+
+    def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The encoder's embedding (B, D) of batch[reads]; ValueError where there is none."""
+        raise ValueError(f"{type(self).__name__} has no embedding: it defines no embed()")
 
     @classmethod
     def of_network(cls, network: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,80 +3,127 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import MetricCollection
-
-from lightning_modules.tasks.decision import Recalibration
 
 
 @dataclass(frozen=True)
 class Task(ABC):
     """What a model is asked about an exam.
 
-    A subclass is a frozen dataclass of plain values, so that a checkpoint carries it. `labels` name
-    what is asked, in the order of targets (n, labels) and of outputs (n, outputs).
+    A subclass is a frozen dataclass of plain values, settings and what was learned of training
+    targets, so that a checkpoint carries it. `labels` name what is asked, in the order of targets
+    (n, labels), in which NaN is not known, and of `values` (n, labels).
 
     monitored: the validation metric that chooses the epoch, best where it is highest; shown: metric
-    -> words for it.
+    -> words for it. truth, value: the columns of predictions that targets and `values` are in.
+    learned: the fields that `fitted` fills. classed: whether every target is 0 or 1. linear: what a
+    linear model of it is called.
     """
 
     monitored: ClassVar[str]
     shown: ClassVar[Mapping[str, str]]
+    truth: ClassVar[str]
+    value: ClassVar[str]
+    learned: ClassVar[tuple[str, ...]] = ()
+    classed: ClassVar[bool] = True
+    linear: ClassVar[str]
 
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(self.labels))
+        for name, value in vars(self).items():
+            if isinstance(value, list):  # as a checkpoint has them
+                object.__setattr__(self, name, tuple(value))
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"give a task one label or several, each once, not {self.labels}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: numbers, text, lists."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @property
-    @abstractmethod
     def outputs(self) -> int:
         """How many numbers a network gives for an exam."""
+        return len(self.labels)
+
+    def check(self, targets: NDArray[np.float64]) -> dict[int, str]:
+        """Row -> what is wrong with the targets (n, labels) of an exam, each good by itself."""
+        return {}
 
     @abstractmethod
-    def weights(self, targets: NDArray[np.float64], *, balance: bool) -> list[float]:
-        """What `loss` weighs training exams (n, labels) by; with `balance` against imbalance."""
+    def fitted(self, targets: NDArray[np.float64], *, balance: bool) -> Self:
+        """With what is learned of training targets (n, labels); `balance` asks for weights against
+        imbalance. ValueError where there is nothing to learn from them."""
+
+    def terms(self, target: Tensor) -> Tensor:
+        """Of how many terms `loss` is the mean, of targets (B, labels): one for each that is known,
+        and 1 where none is."""
+        return (~target.isnan()).sum().clamp_min(1)
 
     @abstractmethod
-    def loss(self, outputs: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        """The mean loss of outputs (B, outputs) against targets (B, labels)."""
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The mean loss of outputs (B, outputs) against targets (B, labels), where they are known.
+
+        0 where none is.
+        """
 
     @abstractmethod
-    def metrics(self) -> MetricCollection:
-        """Validation metrics, `monitored` among them, of `scores` and targets over whole epochs."""
+    def measured(self, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Validation metrics, `monitored` among them, of a whole epoch's outputs and targets."""
 
     @abstractmethod
-    def scores(self, outputs: Tensor) -> Tensor:
-        """Outputs (n, outputs) -> what `metrics` and people read."""
+    def values(self, outputs: Tensor) -> Tensor:
+        """Outputs (n, outputs) -> what the model says of each label (n, labels)."""
+
+    def together(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values (n, labels) that were made label by label, as what a model of all would say."""
+        return values
+
+    @abstractmethod
+    def columns(self, target: NDArray[np.float64], value: NDArray[np.float64]) -> dict[str, Any]:
+        """The columns of predictions that say a label's target and value (n,)."""
+
+    @abstractmethod
+    def answer(self, value: float, threshold: float) -> dict[str, Any]:
+        """One exam's value of a label, for people and programs; `threshold` is nan where there is
+        none."""
 
     @abstractmethod
     def thresholds(self, rows: pd.DataFrame) -> list[float]:
-        """Each label's operating threshold, chosen on the `rows` of validation exams; ValueError
-        where they allow none."""
-
-    @abstractmethod
-    def recalibrations(self, target: ArrayLike, probability: ArrayLike) -> dict[str, Recalibration]:
-        """By their names, the recalibrations that these validation exams (n,) of a label allow."""
-
-    @abstractmethod
-    def rows(self, exams: pd.DataFrame, outputs: NDArray[np.float64]) -> pd.DataFrame:
-        """Predictions of `exams` from outputs (n, outputs): their columns, long form, a row an exam
-        and label, with label, target, logit and probability."""
+        """Each label's operating threshold, chosen on the `rows` of validation exams, nan where
+        they don't allow one; ValueError where they allow none at all."""
 
     @abstractmethod
     def score(self, rows: pd.DataFrame) -> float:
         """`monitored` of predictions `rows`, exactly; the higher, the better the model."""
 
-    @property
     @abstractmethod
-    def classed(self) -> tuple[str, ...]:
-        """The labels that need exams of both classes, 0 and 1, to learn and to validate."""
+    def stacked(
+        self,
+        learned: NDArray[np.float64],
+        target: NDArray[np.float64],
+        applied: NDArray[np.float64],
+        *,
+        penalty: float,
+    ) -> NDArray[np.float64]:
+        """Values (m,) of a linear model on features `applied` (m, k), fitted on those `learned`
+        (n, k) and a label's target (n,)."""
+
+    def rows(
+        self,
+        exams: pd.DataFrame,
+        targets: NDArray[np.float64],
+        values: NDArray[np.float64],
+    ) -> pd.DataFrame:
+        """Predictions of `exams`, their columns, from targets and values (n, labels): long form, a
+        row an exam and label, those of unknown target too, label by label."""
+        tables = [
+            exams.assign(label=label, **self.columns(targets[:, i], values[:, i]))
+            for i, label in enumerate(self.labels)
+        ]
+        return pd.concat(tables, ignore_index=True)

@@ -69,7 +69,7 @@ def site(
         "input": RAW,
         "augmentation": None,
         "loading": Loading(batch_size=4, workers=0, seed=0),
-        "labelled": True,
+        "targets": ["target"],
     }
     return InstitutionDataModule(name, table, store, **{**given, **settings})
 
@@ -79,11 +79,11 @@ def run(loader: Any, data: Any) -> list[dict[str, Any]]:
 
 
 def test_a_batch_of_several_rates_is_each_exams_own_ecg(tmp_path: Path) -> None:
-    data = site(tmp_path, "mixed", 12, rates=(250, 500, 1000), labelled=False)
+    data = site(tmp_path, "mixed", 12, rates=(250, 500, 1000), targets=())
     batch = data.on_after_batch_transfer(data.dataset.__getitems__([0, 5, 7, 11]), 0)
     assert batch["ecg"].shape == (4, 12, 1000)
     assert set(batch) == {"ecg", "target", "exam", "institution"}
-    assert batch["target"].shape == (4, 1)
+    assert batch["target"].shape == (4, 0)
     for place, exam in enumerate([0, 5, 7, 11]):
         record = wfdb.rdrecord(str(tmp_path / "mixed" / f"mixed{exam}"))
         own = torch.tensor(record.p_signal.T[None], dtype=torch.float32)
@@ -92,7 +92,7 @@ def test_a_batch_of_several_rates_is_each_exams_own_ecg(tmp_path: Path) -> None:
 
 
 def test_a_training_batch_of_one_exam_is_left_out(tmp_path: Path) -> None:
-    data = site(tmp_path, "alpha", 40, labelled=False)
+    data = site(tmp_path, "alpha", 40, targets=())
     exams = len(data.chosen("train"))
     data.loading = Loading(batch_size=exams - 1, workers=0, seed=0)
     assert [len(batch["exam"]) for batch in data.train_dataloader()] == [exams - 1]
@@ -110,7 +110,7 @@ def test_training_sees_labelled_training_exams_only(tmp_path: Path) -> None:
     assert set(table["split"]) == {"train"}
     assert table["target"].notna().all()
     assert len(table) == ((data.exams["split"] == "train") & data.exams["target"].notna()).sum()
-    unlabelled = site(tmp_path / "b", "alpha", 40, labelled=False)
+    unlabelled = site(tmp_path / "b", "alpha", 40, targets=())
     assert len(unlabelled.chosen("train")) == (unlabelled.exams["split"] == "train").sum()
 
 
@@ -125,7 +125,7 @@ def test_predictions_draw_every_other_labelled_exam_once_over_all_processes(tmp_
 
 
 def test_each_epoch_has_its_own_order_and_each_seed(tmp_path: Path) -> None:
-    data = site(tmp_path, "alpha", 40, labelled=False)
+    data = site(tmp_path, "alpha", 40, targets=())
     loader = data.train_dataloader()
     orders = []
     for epoch in (0, 1, 0):
@@ -136,7 +136,7 @@ def test_each_epoch_has_its_own_order_and_each_seed(tmp_path: Path) -> None:
 
 
 def test_worker_processes_read_the_same(tmp_path: Path) -> None:
-    data = site(tmp_path, "alpha", 16, labelled=False)
+    data = site(tmp_path, "alpha", 16, targets=())
     here = run(data.val_dataloader(), data)
     data.loading = Loading(batch_size=4, workers=1, seed=0)
     there = run(data.val_dataloader(), data)
@@ -146,7 +146,7 @@ def test_worker_processes_read_the_same(tmp_path: Path) -> None:
 
 def test_augmentation_is_for_training_only(tmp_path: Path) -> None:
     noise = ECGAugmentation(False, 0.0, 1.0, 0.0)
-    data = site(tmp_path, "alpha", 8, labelled=False, augmentation=noise)
+    data = site(tmp_path, "alpha", 8, targets=(), augmentation=noise)
     read = data.dataset.__getitems__
     data.trainer = SimpleNamespace(training=False)
     plain = data.on_after_batch_transfer(read([0, 1]), 0)["ecg"]
@@ -157,7 +157,7 @@ def test_augmentation_is_for_training_only(tmp_path: Path) -> None:
 
 def test_statistics_are_those_of_the_training_exams(tmp_path: Path) -> None:
     unfitted = replace(RAW, high_pass_hz=0.5, low_pass_hz=40, normalisation="development")
-    data = site(tmp_path, "alpha", 24, labelled=False, input=unfitted)
+    data = site(tmp_path, "alpha", 24, targets=(), input=unfitted)
     of_training = data.fit_input()
     fitted, covariance = of_training.input, of_training.statistics["lead_covariance"]
     assert isinstance(fitted, ECG)
@@ -194,7 +194,7 @@ def blood(name: str = "alpha", **settings: Any) -> InstitutionDataModule:
         "input": Blood("bnp_pg_ml", age=True, sex=False),
         "augmentation": None,
         "loading": Loading(batch_size=6, workers=0, seed=0),
-        "labelled": True,
+        "targets": ["target"],
     }
     return InstitutionDataModule(name, table, None, **{**given, **settings})
 
@@ -235,7 +235,7 @@ def films(root: Path, **settings: Any) -> InstitutionDataModule:
         "input": made,
         "augmentation": None,
         "loading": Loading(batch_size=4, workers=0, seed=0),
-        "labelled": True,
+        "targets": ["target"],
     }
     table = table.assign(row=store.rows_of(table["exam_id"]))
     return InstitutionDataModule("alpha", table, store, **{**given, **settings})
@@ -293,8 +293,8 @@ def test_a_recording_under_two_patients_is_refused(tmp_path: Path) -> None:
 
 
 def test_institutions_with_other_settings_are_refused(tmp_path: Path) -> None:
-    alpha, beta = site(tmp_path, "alpha", 8), site(tmp_path, "beta", 8, labelled=False)
-    with pytest.raises(ValueError, match="differ in labelled"):
+    alpha, beta = site(tmp_path, "alpha", 8), site(tmp_path, "beta", 8, targets=())
+    with pytest.raises(ValueError, match="differ in targets"):
         MultiSiteDataModule(development=[alpha], external=[beta])
 
 
@@ -309,7 +309,6 @@ def test_several_labels_are_drawn_where_one_is_known(tmp_path: Path) -> None:
         input=RAW,
         augmentation=None,
         loading=data.loading,
-        labelled=True,
         targets=["other", "target"],
     )
     either = exams["target"].notna() | exams["other"].notna()
@@ -323,7 +322,7 @@ def test_several_labels_are_drawn_where_one_is_known(tmp_path: Path) -> None:
 def test_readers_are_read_by_spawned_processes(tmp_path: Path) -> None:
     """A spawned process has nothing but what was pickled: stores go as their folders' names."""
     fitted = blood(input=blood().fit_input().input)
-    for data in (site(tmp_path, "alpha", 4, labelled=False), films(tmp_path), fitted):
+    for data in (site(tmp_path, "alpha", 4, targets=()), films(tmp_path), fitted):
         assert len(pickle.dumps(data.dataset.read)) < 5000
         here = data.dataset.__getitems__([1, 0])
         (there,) = DataLoader(

@@ -10,7 +10,13 @@ from datamodules.errors import InputError
 from datamodules.inputs.blood import Blood
 from datamodules.inputs.cxr import CXR
 from datamodules.inputs.ecg import ECG
-from datamodules.manifest import check_manifest, find_manifests, read_manifest, target_of
+from datamodules.manifest import (
+    check_manifest,
+    find_manifests,
+    number_of,
+    read_manifest,
+    target_of,
+)
 
 COLUMNS = {**ECG.columns, **CXR.columns, **Blood.columns}
 
@@ -374,6 +380,45 @@ def test_lvsd_is_low_lvef_near_in_time() -> None:
     np.testing.assert_array_equal(lvsd(31, None), [0, 0, np.nan, 1, 1, 1])
 
 
+def test_a_number_of_the_echo_is_known_near_in_time() -> None:
+    def number(target: str, lvsd_days: float | None, ph_days: float | None) -> list[float]:
+        exams = exams_with_echo().assign(pasp_mmhg=50.0, pressure=50.0)
+        windows = ({"echo_within_days": days} for days in (lvsd_days, ph_days))
+        lvsd, ph = windows
+        return number_of(exams, target, lvsd=lvsd, ph=ph).tolist()
+
+    nan = np.nan
+    lvef = number("lvef_percent", 14, None)
+    np.testing.assert_array_equal(lvef, [39.9, 40.0, nan, nan, 30.0, nan])
+    np.testing.assert_array_equal(number("lvef_percent", None, 14)[3], 30.0)
+    np.testing.assert_array_equal(number("pasp_mmhg", None, 14), [50, 50, 50, nan, 50, nan])
+    np.testing.assert_array_equal(number("pressure", 14, 14), [50.0] * 6)
+
+
+def test_a_column_of_numbers_and_words() -> None:
+    exams = exams_with_echo().assign(pressure=["12.5", "n/a", "high", " 7 ", None, "inf"])
+    with pytest.raises(InputError) as error:
+        number_of(exams, "pressure", lvsd={}, ph={})
+    told = str(error.value)
+    assert "north, line 4, column pressure: 'high' is not a number" in told
+    assert "line 7, column pressure: 'inf' is not a number" in told
+    assert told.count("column pressure:") == 2
+    fine = exams.assign(pressure=["12.5", "n/a", None, " 7 ", None, "1e3"])
+    np.testing.assert_array_equal(
+        number_of(fine, "pressure", lvsd={}, ph={}), [12.5, np.nan, np.nan, 7, np.nan, 1000]
+    )
+
+
+def test_a_fraction_beside_per_cent_is_named_by_row(tmp_path: Path) -> None:
+    path = tmp_path / "north.csv"
+    path.write_text("patient_id,exam_id,lvef_percent\np1,e1,55\np2,e2,0.3\np3,e3,\np4,e4,60\n")
+    with pytest.raises(
+        InputError, match=r"line 3, column lvef_percent: 0\.3 is a fraction"
+    ) as error:
+        read_manifest(path)
+    assert "1 problem:" in str(error.value)
+
+
 def test_a_column_as_target() -> None:
     def target(values: list[object], name: str = "abnormal") -> pd.Series:
         return target_of(exams_with_echo().assign(abnormal=values), name, lvsd={}, ph={})
@@ -385,6 +430,11 @@ def test_a_column_as_target() -> None:
         target([0, 1, 0.5, 1, 0, 0])
     with pytest.raises(InputError, match="line 7, column abnormal: 'yes' is not"):
         target(["1", "1", "0", "0", "0", "yes"])
+    with pytest.raises(InputError) as mixed:
+        target(["1", "0.0", " 0 ", "nan", "0", "yes"])
+    assert str(mixed.value).count("is not 0 or 1") == 1
+    with pytest.raises(InputError, match="ask for task=regression"):
+        target([55.0, 40.0, np.nan, 30.0, 30.0, 30.0])
     with pytest.raises(InputError, match="did you mean 'abnormal'") as error:
         target([0, 1, 0, 1, 0, 0], "abnorml")
     assert "lvef_percent, ecg_time, echo_time, abnormal" in str(error.value)

@@ -11,6 +11,7 @@ from datamodules.splits import (
     check_balance,
     check_leakage,
     leave_site_out,
+    stated_splits,
 )
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -73,6 +74,32 @@ def test_fractions_of_nothing_and_of_everything() -> None:
 def test_fractions_must_sum_to_one(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match="must lie in 0-1 and sum to 1"):
         assign_splits(patients(3), wrong, 0)
+
+
+def test_a_manifests_own_splits() -> None:
+    index = pd.Index([2, 4], name="line")
+    exams = pd.DataFrame({"fold": ["test", "train"]}, index=index)
+    split = stated_splits(exams, "fold", "a.csv")
+    assert split.tolist() == ["test", "train"]
+    assert split.index.equals(index)
+    assert split.name == "split"
+
+
+def test_every_row_without_a_split_is_named() -> None:
+    index = pd.Index([2, 3, 4, 5], name="line")
+    exams = pd.DataFrame({"fold": ["train", "valid", None, "Test"]}, index=index)
+    with pytest.raises(InputError) as error:
+        stated_splits(exams, "fold", "here/a.csv")
+    assert str(error.value).splitlines() == [
+        "here/a.csv: every exam needs a split, train, val or test:",
+        "  line 3, column fold: 'valid' is not a split",
+        "  line 4, column fold: it is empty",
+        "  line 5, column fold: 'Test' is not a split",
+    ]
+    with pytest.raises(
+        InputError, match=r"splits\.column=flod: a\.csv has no .*Did you mean fold\?"
+    ):
+        stated_splits(exams, "flod", "a.csv")
 
 
 def test_balance_counts_and_refuses() -> None:

@@ -36,6 +36,15 @@ def test_the_statistics_are_timed_beside_others(capsys: pytest.CaptureFixture[st
         assert name in shown
 
 
+def test_the_ptbxl_benchmark_is_measured_from_folder_to_predictions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bench.main(["ptbxl", "records=400"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("writing 400 records", "tables and labels", "packing", "steps each", "folds 9"):
+        assert name in shown
+
+
 def test_an_unknown_benchmark_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["sleeping"]) == 2
     assert "reading" in capsys.readouterr().err

@@ -154,16 +154,6 @@ def test_two_truths_for_one_exam_are_refused(
     assert "north-e5" in message
 
 
-def test_several_labels_are_refused(
-    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one, other = table("cnn", 1.0, 1).assign(label="lvsd"), table("cnn", 1.0, 3)
-    pd.concat([one, other.assign(label="ph")]).to_csv(tmp_path / "both.csv", index=False)
-    message = refused(files, capsys, f"{tmp_path}/both.csv")
-    assert "2 labels (lvsd, ph)" in message
-    assert "Hand in the rows of one label" in message
-
-
 def test_the_predictions_on_the_launch_have_a_label(compared: Launch) -> None:
     predictions = pd.read_parquet(compared.artifact("predictions.parquet"))
     assert list(predictions.columns[:3]) == ["model", "label", "institution"]

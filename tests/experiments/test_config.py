@@ -16,7 +16,11 @@ from experiments.config import as_yaml, compose_config, compose_jobs, help_text,
 
 def test_nothing_said_is_the_quickstart_at_small_scale() -> None:
     config = compose_config([])
-    assert (config.study, config.target, config.network.name) == ("quickstart", "lvsd", "vit_micro")
+    assert (config.study, config.target, config.network.name) == (
+        "quickstart",
+        ["lvsd"],
+        "vit_micro",
+    )
     assert config.ecg.sampling_rate_hz == 100
     assert config.tracking.uri == "sqlite:///mlruns/mlflow.db"
 
@@ -87,9 +91,15 @@ def test_a_persons_word_beats_scale_and_experiment() -> None:
         ("~models.cnnn", "Did you mean models.cnn?"),
         ("models.mine={network: {settings: {}}}", "models.mine.network.name must be given"),
         ("models.cnn.network.settings.widths=[4]", "Change baseline.settings.widths"),
+        ("published=[{target: a, model: b, auroc: 91, source: c}]", "at least 0 and at most 1"),
+        ("cohort.source=ptbxl", "cohort.sampling_rate_hz"),
         ("splits={train: 0.5, val: 0.2, test: 0.2}", "must sum to 1"),
         ("ecg.limits.min_seconds=5", "ecg.limits.min_seconds=5: recordings must be at least"),
         ("statistics.age_edges=[65,50]", "statistics.age_edges=[65,50]: give ages in rising"),
+        (
+            "statistics.truth_thresholds={lvef_percent: [40, 40]}",
+            "truth_thresholds: lvef_percent has",
+        ),
         ("statistics.decision_thresholds=[0.5,0.1,0.1]", "the lowest, the highest and the step"),
         ("statistics.subgroups=[sex]", "statistics.subgroups: sex can't be"),
         ("hydra/launcher=jublib", "hydra/launcher is one of basic"),
@@ -145,7 +155,7 @@ def test_settings_are_read_only_and_whole_numbers_serve_as_fractions() -> None:
 def test_what_hydra_cannot_read_is_taken_as_it_stands() -> None:
     root = "DEST/odd-path/病院 (1) a=b"
     config = compose_config(["target=左室機能低下", "cohort=manifests", f"cohort.root={root}"])
-    assert (config.target, config.cohort.root) == ("左室機能低下", root)
+    assert (config.target, config.cohort.root) == (["左室機能低下"], root)
     quoted = 'C:\\of "them" (1)\\'
     assert compose_config([f"cache={quoted}"]).cache == quoted
 

@@ -45,14 +45,14 @@ def site(name: str, exams: int = 80, seed: int = 0) -> Site:
             "patient_id": patients,
             "exam_id": [f"{name}-e{i}" for i in range(exams)],
             "split": [split[patient] for patient in patients],
-            "target": (rng.random(exams) < 0.4).astype(float),
+            "target ph": (rng.random(exams) < 0.4).astype(float),
             "ecg_row": np.arange(exams),
             "cxr_row": np.where(rng.random(exams) < 0.7, 0, -1),
             "bnp_row": np.where(rng.random(exams) < 0.6, 0, -1),
             "ward_row": "a hospital's own column",
         }
     )
-    return Site(name, table, INPUTS, {}, {})
+    return Site(name, table, INPUTS, {}, {}, TASK.labels)
 
 
 def models() -> Models:
@@ -66,6 +66,10 @@ def untracked(folder: Path) -> Place:
 
 def trained(checkpoint: Path) -> dict[str, Trained]:
     return {name: Trained(checkpoint, name.removeprefix("ph_"), "", None) for name in SUBMODELS}
+
+
+def said_by(model: str, exams: pd.DataFrame, logit: float) -> pd.DataFrame:
+    return exams.assign(model=model, label="ph", target=exams["target ph"], logit=logit)
 
 
 def test_a_patients_outputs_come_from_models_that_did_not_see_the_patient(
@@ -85,7 +89,7 @@ def test_a_patients_outputs_come_from_models_that_did_not_see_the_patient(
     ) -> pd.DataFrame:
         table = pd.concat([of.exams_with(reads) for of in sites])
         assert not set(table["patient_id"]) & seen[checkpoint]
-        return table.assign(model=name, logit=float(checkpoint.name[-1]), probability=0.5)
+        return said_by(name, table, float(checkpoint.name[-1]))
 
     monkeypatch.setattr(Models, "train", train)
     monkeypatch.setattr(fuse, "evaluate", evaluate)
@@ -97,11 +101,11 @@ def test_a_patients_outputs_come_from_models_that_did_not_see_the_patient(
     assert set(table["fold"]) == {1, 2, 3, 4}
     assert (table.groupby("patient_id")["fold"].nunique() == 1).all()
     for submodel in SUBMODELS:
-        scored = table.set_index("exam_id")[submodel]
+        scored = table.set_index("exam_id")[f"{submodel}: ph"]
         has = training.set_index("exam_id")[f"{submodel.removeprefix('ph_')}_row"] >= 0
         assert (scored.notna() == has.reindex(scored.index)).all()
-        known = table[table[submodel].notna()]
-        assert (known[submodel] == known["fold"] - 1).all()
+        known = table[table[f"{submodel}: ph"].notna()]
+        assert (known[f"{submodel}: ph"] == known["fold"] - 1).all()
     # Validation patients choose each fold's epoch; they are not in what the fusion learns from.
     assert all({"val", "train"} <= set(of.exams["split"]) for of in development)
     assert not set(table["patient_id"]) & set(
@@ -119,12 +123,38 @@ def test_folds_are_of_patients_and_independent_of_the_splits() -> None:
 
 def test_stacking_is_scikit_learns_on_logits_and_what_is_missing() -> None:
     rng = np.random.default_rng(0)
-    logits, target = rng.normal(size=(200, 3)), rng.random(200) < 0.5
-    logits[rng.random((200, 3)) < 0.3] = np.nan
-    found = fuse.stacking(logits, target, logits, penalty=2.0)
-    features = np.hstack([np.nan_to_num(logits), np.isnan(logits)])
-    model = LogisticRegression(C=0.5, max_iter=1000).fit(features, target)
-    np.testing.assert_allclose(found, model.decision_function(features))
+    logits, targets = rng.normal(size=(200, 3, 2)), (rng.random((200, 2)) < 0.5).astype(float)
+    logits[rng.random((200, 3)) < 0.3], targets[:50, 1] = np.nan, np.nan
+    found = fuse.stacking(Binary(("ph", "lvsd")), logits, targets, logits, penalty=2.0)
+    features = np.hstack([np.nan_to_num(logits).reshape(200, 6), np.isnan(logits[:, :, 0])])
+    for label, known in ((0, slice(None)), (1, slice(50, None))):
+        model = LogisticRegression(C=0.5, max_iter=1000).fit(features[known], targets[known, label])
+        np.testing.assert_allclose(found[:, label], model.decision_function(features))
+
+
+def test_what_several_submodels_say_of_several_labels_in_one_table() -> None:
+    task = Binary(("ph", "lvsd"))
+    exams = pd.DataFrame(
+        {
+            "institution": "alpha",
+            "split": "val",
+            "patient_id": ["p1", "p2", "p3"],
+            "exam_id": ["e1", "e2", "e3"],
+        }
+    )
+    targets = np.array([[1.0, np.nan], [0.0, 1.0], [np.nan, 0.0]])
+    ecg, film = np.arange(6.0).reshape(3, 2), -np.arange(6.0).reshape(3, 2)
+    tested = [
+        task.rows(exams, targets, ecg).assign(model="ph_ecg"),
+        task.rows(exams.iloc[1:], targets[1:], film[1:]).assign(model="ph_cxr"),
+    ]
+    table = fuse.wide(pd.concat(tested), ["ph_cxr", "ph_ecg"], task)
+    assert table["exam_id"].tolist() == ["e1", "e2", "e3"]
+    np.testing.assert_array_equal(fuse.targets_in(table, task.labels), targets)
+    values = fuse.said(table, ["ph_cxr", "ph_ecg"], task.labels)
+    np.testing.assert_array_equal(values[:, 1], ecg)
+    np.testing.assert_array_equal(values[:, 0], [[np.nan] * 2, *film[1:]])
+    np.testing.assert_array_equal(fuse.first_present(values), [ecg[0], *film[1:]])
 
 
 def test_no_exam_with_all_inputs_is_refused() -> None:
@@ -143,8 +173,8 @@ def test_no_exam_with_all_inputs_is_refused() -> None:
 def test_a_fold_that_takes_a_class_away_is_refused() -> None:
     alpha = site("alpha")
     few = alpha.exams["cxr_row"] >= 0
-    alpha.exams.loc[few & (alpha.exams["split"] == "train"), "target"] = 0.0
-    with pytest.raises(InputError, match="cxr without fold 1 .* lacks one of the two classes"):
+    alpha.exams.loc[few & (alpha.exams["split"] == "train"), "target ph"] = 0.0
+    with pytest.raises(InputError, match="ph, cxr without fold 1 .* lacks one of the two classes"):
         fuse.check_fusion(FOLDS, SEED, TASK, [alpha], [site("beta", seed=1)])
 
 
@@ -162,11 +192,11 @@ def test_a_fold_without_an_input_is_scored_by_the_others(
         asked.append(name)
         table = pd.concat([of.exams_with(reads) for of in sites])
         assert len(table)
-        return table.assign(model=name, logit=1.0, probability=0.5)
+        return said_by(name, table, 1.0)
 
     monkeypatch.setattr(Models, "train", lambda *_: trained(tmp_path))
     monkeypatch.setattr(fuse, "evaluate", evaluate)
     table = fuse.cross_fit(models(), FOLDS, [alpha], untracked(tmp_path))
     assert asked.count("ph_cxr") == 3
-    assert table.loc[table["fold"] == 2, "ph_cxr"].isna().all()
-    assert table.loc[table["fold"] == 2, "ph_ecg"].notna().all()
+    assert table.loc[table["fold"] == 2, "ph_cxr: ph"].isna().all()
+    assert table.loc[table["fold"] == 2, "ph_ecg: ph"].notna().all()

@@ -26,10 +26,10 @@ FILMS = (
 def stages(*overrides: str) -> dict[str, Stage]:
     """The quickstart's stages by name, of one institution with one exam."""
     models = plan_of(compose_config(list(overrides))).models
-    exams = {"exam_id": ["e"], "patient_id": ["p"], "split": ["train"], "target": [1.0]}
+    exams = {"exam_id": ["e"], "patient_id": ["p"], "split": ["train"], "target lvsd": [1.0]}
     for reads in models.inputs:
         exams |= {f"{reads}_row": [0], f"{reads}_values": ["0"]}
-    site = Site("alpha", pd.DataFrame(exams), models.inputs, {}, {})
+    site = Site("alpha", pd.DataFrame(exams), models.inputs, {}, {}, ("lvsd",))
     made: dict[str, Stage] = {}
     for name, model in models.models.items():
         fitted = Fitted(models.inputs[model.reads], {}, {})
@@ -139,16 +139,16 @@ def test_what_cant_be_told_by_its_content_is_refused() -> None:
 
 
 def test_exams_are_told_with_their_targets_only_where_these_are_learned() -> None:
-    def digest(*, with_target: bool, **cells: Any) -> list[str]:
-        exams = {"exam_id": "e", "patient_id": "p", "split": "train", "target": 1.0} | cells
-        table = pd.DataFrame([{**exams, "ecg_row": 0}])
+    def digest(labels: tuple[str, ...], **cells: Any) -> list[str]:
+        exams = {"exam_id": "e", "patient_id": "p", "split": "train"} | cells
+        table = pd.DataFrame([{"target ph": 1.0, **exams, "ecg_row": 0}])
         inputs = plan_of(compose_config([])).question.inputs
-        return Exams((Site("alpha", table, inputs, {}, {}),), "ecg", with_target).digest
+        return Exams((Site("alpha", table, inputs, {}, {}, ("ph",)),), "ecg", labels).digest
 
-    for with_target in (True, False):
-        same = digest(with_target=with_target) == digest(with_target=with_target, target=0.0)
-        assert same == (not with_target)
-        assert digest(with_target=with_target) != digest(with_target=with_target, split="val")
+    for labels in (("ph",), ()):
+        same = digest(labels) == digest(labels, **{"target ph": 0.0})
+        assert same == (not labels)
+        assert digest(labels) != digest(labels, split="val")
 
 
 def test_no_training_passes_through_a_model_that_it_does_not_train() -> None:

@@ -118,9 +118,9 @@ def test_the_baselines_are_what_they_say(ph: Launch) -> None:
     learned = pd.read_parquet(fusion_artifact(ph, "cross_fitted.parquet"))
     features = [
         np.hstack([np.nan_to_num(t), np.isnan(t)])
-        for t in (learned[list(SUBMODELS)].to_numpy(), outputs.to_numpy())
+        for t in (learned[[f"{m}: ph" for m in SUBMODELS]].to_numpy(), outputs.to_numpy())
     ]
-    model = LogisticRegression(max_iter=1000).fit(features[0], learned["target"])
+    model = LogisticRegression(max_iter=1000).fit(features[0], learned["target ph"])
     np.testing.assert_allclose(
         table["logistic_stacking"], model.decision_function(features[1]), atol=1e-4
     )
@@ -152,7 +152,7 @@ def test_the_fusion_learned_from_outputs_for_unseen_patients(
     run = ph.client.get_run(ph.run).data.tags["model.ph_bnp"]
     (checkpoint,) = Path(ph.client.download_artifacts(run, "checkpoint")).glob("*.ckpt")
     kept = load_classifier(checkpoint)
-    has = learned[learned["ph_bnp"].notna()]
+    has = learned[learned["ph_bnp: ph"].notna()]
     bnp = np.log(np.maximum(manifests.loc[has["exam_id"], "bnp_pg_ml"], 1)).to_numpy()
     fitted = kept.hparams["input"]
     standardised = (bnp - fitted["mean"][0]) / fitted["deviation"][0]
@@ -160,9 +160,11 @@ def test_the_fusion_learned_from_outputs_for_unseen_patients(
         by_kept = kept({"bnp": torch.tensor(standardised[:, None])})[:, 0].numpy()
     for fold in (1, 2):
         mine = (has["fold"] == fold).to_numpy()
-        slope, intercept = np.polyfit(bnp[mine], has["ph_bnp"][mine], 1)
-        np.testing.assert_allclose(has["ph_bnp"][mine], slope * bnp[mine] + intercept, atol=1e-4)
-        assert not np.allclose(has["ph_bnp"][mine], by_kept[mine], atol=1e-3)
+        slope, intercept = np.polyfit(bnp[mine], has["ph_bnp: ph"][mine], 1)
+        np.testing.assert_allclose(
+            has["ph_bnp: ph"][mine], slope * bnp[mine] + intercept, atol=1e-4
+        )
+        assert not np.allclose(has["ph_bnp: ph"][mine], by_kept[mine], atol=1e-3)
 
 
 def test_the_runs_name_each_other(ph: Launch) -> None:

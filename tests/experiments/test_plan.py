@@ -12,7 +12,7 @@ from datamodules.inputs.cxr import CXR
 from datamodules.manifest import Column
 from experiments.config import compose_config
 from experiments.plan import plan_of
-from lightning_modules.classifier import LogisticRegression
+from lightning_modules.classifier import LinearModel
 
 
 class Film(CXR):
@@ -97,7 +97,7 @@ def test_a_plan_is_of_what_the_configuration_says() -> None:
     blood: Any = plan.question.inputs["bnp"]
     assert blood == Blood("bnp_pg_ml", True, False)
     model = plan.models.models["ph_bnp"]
-    assert model.kind is LogisticRegression
+    assert model.kind is LinearModel
     assert model.recipe["penalty"] == 3
     assert plan.models.task.labels == ("ph",)
     assert plan.allowed == ()

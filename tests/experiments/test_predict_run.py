@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow.pyfunc
+import numpy as np
 import pandas as pd
 import pytest
 from command import Launch, launch
 from places import REPOSITORY
 
 from datamodules.manifest import read_manifest
+from experiments import load_model
 from experiments.predict import main
 
 TINY_PH = (
@@ -38,6 +41,43 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Launch, Path]:
     assert done.status == 0, done.output + done.errors
     (cohort,) = (folder / "cohort").iterdir()
     return done, cohort
+
+
+def test_api_and_mlflow_agree_with_the_launchs_test(
+    launched: tuple[Launch, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, cohort = launched
+    monkeypatch.chdir(cohort)
+    tags = done.client.get_run(done.run).data.tags
+    exams = read_manifest(cohort / "brindlefen.csv").set_index("exam_id")
+    columns = ["ecg_path", "cxr_path", "bnp_pg_ml"]
+    mlflow.set_tracking_uri(done.uri)
+    try:
+        for model in MODELS:
+            tested = done.predictions.query(
+                "model == @model and institution == 'brindlefen'"
+            ).set_index("exam_id")["probability"]
+            given = exams.loc[tested.index, columns]
+            served = mlflow.pyfunc.load_model(f"runs:/{tags[f'model.{model}']}/checkpoint")
+            said = served.predict(given)
+            np.testing.assert_allclose(said["probability"], tested, atol=1e-5)
+            assert list(said.index) == list(tested.index)
+            loaded = load_model(tags[f"model.{model}"], tracking_uri=done.uri)
+            row = given.dropna().iloc[0]
+            inputs = {
+                name: row[column] for name, column in loaded.arguments.items() if column in columns
+            }
+            found = loaded.predict(**inputs).probability
+            assert found == pytest.approx(tested[row.name], abs=1e-5)
+            if model != "ph_bnp":
+                embedded = served.predict(row.to_frame().T, params={"embeddings": True})
+                np.testing.assert_allclose(
+                    embedded.to_numpy()[0], loaded.embed(**inputs), atol=1e-6
+                )
+    finally:
+        mlflow.set_tracking_uri(None)
+    fusion = load_model(done.run, tracking_uri=done.uri)  # of the launch: its fusion
+    assert fusion.name == "ph_fusion"
 
 
 @pytest.mark.parametrize("institution", ["quillhaven", "brindlefen"])

@@ -54,7 +54,7 @@ def site(workers: int) -> InstitutionDataModule:
         input=Blood("bnp_pg_ml", age=False, sex=False, mean=(5.0,), deviation=(1.0,)),
         augmentation=None,
         loading=Loading(batch_size=4, workers=workers, seed=0),
-        labelled=True,
+        targets=["target"],
     )
 
 
@@ -69,9 +69,12 @@ def build() -> Classifier:
     return Classifier(
         reads="bnp",
         input={},
-        task={"_target_": "lightning_modules.tasks.binary.Binary", "labels": ["lvsd"]},
+        task={
+            "_target_": "lightning_modules.tasks.binary.Binary",
+            "labels": ["lvsd"],
+            "positive_weights": [1.0],
+        },
         network={"_target_": f"{__name__}.mlp", "settings": {}, "shape": {"features": 1}},
-        weights=[1.0],
         frozen_encoder=False,
         layer_decay=1.0,
         weight_decay=0.05,

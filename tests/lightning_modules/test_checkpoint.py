@@ -4,8 +4,9 @@ import pytest
 import torch
 from tiny import autoencoder, classifier, ecgs, exams, trainer
 
-from lightning_modules.checkpoint import load_classifier
+from lightning_modules.checkpoint import load_classifier, load_trained
 from lightning_modules.classifier import Classifier
+from lightning_modules.pretraining.masked_autoencoder import MaskedAutoencoder
 
 
 @pytest.fixture
@@ -48,15 +49,28 @@ def test_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
-    fit = trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
-    fit.fit(autoencoder(), ecgs(torch.randn(8, 12, 100)))
-    fit.save_checkpoint(tmp_path / "mae.ckpt")
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-    for name in ("mae.ckpt", "tensor.pt"):
-        with pytest.raises(
-            ValueError, match=f"{name}: not a checkpoint of a model that this software"
-        ):
-            load_classifier(tmp_path / name)
+    with pytest.raises(ValueError, match="tensor.pt: not a checkpoint of a model that this soft"):
+        load_classifier(tmp_path / "tensor.pt")
+
+
+def test_a_pretraining_is_rebuilt_and_answers_nothing(tmp_path: Path) -> None:
+    fit = trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
+    module = autoencoder()
+    module.input, module.about = {"_target_": "datamodules.inputs.ecg.ECG"}, {"name": "mae"}
+    fit.fit(module, ecgs(torch.randn(8, 12, 100)))
+    fit.save_checkpoint(tmp_path / "mae.ckpt", weights_only=True)
+    with pytest.raises(ValueError, match="mae.ckpt: a pretraining's checkpoint, which answers not"):
+        load_classifier(tmp_path / "mae.ckpt")
+    rebuilt = load_trained(tmp_path / "mae.ckpt")
+    assert isinstance(rebuilt, MaskedAutoencoder)
+    assert (rebuilt.input, rebuilt.about) == (module.input, module.about)
+    batch = {"ecg": torch.randn(2, 12, 100)}
+    torch.testing.assert_close(rebuilt.embed(batch), module.eval().embed(batch))
+    kept = torch.load(tmp_path / "mae.ckpt", weights_only=True)
+    torch.save({**kept, "input": {"_target_": "mine.Input"}}, tmp_path / "mine.ckpt")
+    with pytest.raises(ValueError, match=r"allow=\[mine\]"):
+        load_trained(tmp_path / "mine.ckpt")
 
 
 def test_a_checkpoint_of_another_version_is_refused(checkpoint: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from tiny import CNN, VIT, autoencoder, classifier, exams, trainer, with_settings
+from tiny import CNN, LVSD, VIT, autoencoder, classifier, exams, trainer, with_settings
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.pretraining.masked_autoencoder import MaskedAutoencoder
@@ -17,20 +17,20 @@ def test_it_overfits_one_batch(network: dict[str, Any], tmp_path: Path) -> None:
     trainer(tmp_path, max_steps=150, max_epochs=-1, num_sanity_val_steps=0).fit(module, loader)
     (batch,) = loader
     module.eval()
-    loss = module.task.loss(module(batch), batch["target"], module.weights)
+    loss = module.task.loss(module(batch), batch["target"])
     assert loss < 0.1
 
 
 def test_the_weighted_loss_is_least_at_the_unweighted_log_odds() -> None:
     # 100 exams alike, 20 of them positive: whatever the weight, the best probability is 0.2.
     target = torch.tensor([1.0] * 20 + [0.0] * 80)[:, None]
-    module = classifier(weights=[4.0])
+    module = classifier(task={**LVSD, "positive_weights": [4.0]})
     logit = torch.zeros(1, 1, requires_grad=True)
     optimiser = torch.optim.LBFGS([logit], max_iter=100)
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        loss = module.task.loss(logit.expand(100, 1), target, module.weights)
+        loss = module.task.loss(logit.expand(100, 1), target)
         loss.backward()
         return loss
 
@@ -47,9 +47,7 @@ def test_validation_counts_an_exam_once_however_often_it_comes(tmp_path: Path) -
         logit = torch.cat([module(batch) for batch in batches])
     target = torch.cat([batch["target"] for batch in batches])
     assert logged["val/auroc"] == pytest.approx(roc_auc_score(target, logit), abs=1e-6)
-    assert logged["val/loss"] == pytest.approx(
-        module.task.loss(logit, target, module.weights).item(), rel=1e-5
-    )
+    assert logged["val/loss"] == pytest.approx(module.task.loss(logit, target).item(), rel=1e-5)
 
 
 def test_validation_tells_apart_exams_that_single_precision_would_not(tmp_path: Path) -> None:
@@ -61,7 +59,7 @@ def test_validation_tells_apart_exams_that_single_precision_would_not(tmp_path: 
 
 
 def test_a_checkpoint_gives_back_network_input_and_threshold(tmp_path: Path) -> None:
-    module = classifier(weights=[3.0])
+    module = classifier(task={**LVSD, "positive_weights": [3.0]})
     fit = trainer(tmp_path, max_steps=2)
     fit.fit(module, exams())
     module.set_threshold([0.25])
@@ -71,7 +69,7 @@ def test_a_checkpoint_gives_back_network_input_and_threshold(tmp_path: Path) -> 
     again = Classifier.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
     assert again.threshold.item() == 0.25
     assert again.hparams["input"] == module.hparams["input"]
-    assert again.weights.tolist() == [3.0]
+    assert again.task.positive_weights == (3.0,)
     batch = next(iter(exams()))
     module.eval(), again.eval()
     torch.testing.assert_close(again(batch), module(batch), rtol=0, atol=0)

@@ -10,7 +10,7 @@ from tiny import CNN, PH, classifier, film_classifier, trainer
 from torch.utils.data import DataLoader
 
 from lightning_modules.checkpoint import load_classifier
-from lightning_modules.classifier import LogisticRegression, TaskModule
+from lightning_modules.classifier import LinearModel, TaskModule
 from lightning_modules.fusion import Fusion
 
 NAN = float("nan")
@@ -25,12 +25,11 @@ LEARNING: dict[str, Any] = {
 
 
 def submodels() -> dict[str, TaskModule]:
-    ecg = classifier(CNN, task=PH, weights=[3.0], **LEARNING)
-    bnp = LogisticRegression(
+    ecg = classifier(CNN, task={**PH, "positive_weights": [3.0]}, **LEARNING)
+    bnp = LinearModel(
         reads="bnp",
         input={"_target_": "datamodules.inputs.blood.Blood", "mean": [3.5, 60.0]},
         task=PH,
-        weights=[1.0],
         features=2,
         penalty=1.0,
         about={"exams": 7},
@@ -43,9 +42,8 @@ def submodels() -> dict[str, TaskModule]:
 def build(**changes: Any) -> Fusion:
     settings: dict[str, Any] = {
         "task": PH,
-        "weights": [1.0],
-        "mean": [0.0, 0.0, 0.0],
-        "deviation": [1.0, 1.0, 1.0],
+        "mean": [[0.0], [0.0], [0.0]],
+        "deviation": [[1.0], [1.0], [1.0]],
         "widths": [16, 8],
         "modality_dropout": 0.25,
         **LEARNING,
@@ -68,7 +66,7 @@ def exams(n: int, *, missing: float, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 def loader(scores: np.ndarray, target: np.ndarray) -> DataLoader[dict[str, torch.Tensor]]:
     rows = [
-        {"logits": logits, "target": t, "exam": i}
+        {"values": logits[:, None], "target": t, "exam": i}
         for i, (logits, t) in enumerate(
             zip(torch.tensor(scores).float(), torch.tensor(target).float()[:, None], strict=True)
         )
@@ -78,7 +76,7 @@ def loader(scores: np.ndarray, target: np.ndarray) -> DataLoader[dict[str, torch
 
 def logits_of(fusion: Fusion, scores: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        return fusion.eval()({"logits": torch.tensor(scores)}).numpy()[:, 0]
+        return fusion.eval()({"values": torch.tensor(scores)[..., None]}).numpy()[:, 0]
 
 
 @pytest.fixture(scope="module")
@@ -132,30 +130,30 @@ def test_a_checkpoint_is_all_that_a_prediction_needs(learned: tuple[Fusion, Path
         "ph_cxr": torch.randn(2, 1, 32, 32),
         "ph_bnp": torch.randn(2, 2),
     }
-    logits = again.train().submodel_logits(inputs)
+    logits = again.train().submodel_values(inputs)
     again.eval()
     for column, (name, submodel) in enumerate(before.items()):
         alone = submodel.eval()({submodel.reads: inputs[name]})[:, 0]
-        torch.testing.assert_close(logits[:, column], alone, rtol=0, atol=0)
+        torch.testing.assert_close(logits[:, column, 0], alone, rtol=0, atol=0)
     for present in itertools.product([True, False], repeat=3):
         if any(present):
             some = {n: inputs[n] if p else None for n, p in zip(inputs, present, strict=True)}
-            partial = again.submodel_logits(some)
-            expected = logits.masked_fill(~torch.tensor(present), NAN)
+            partial = again.submodel_values(some)
+            expected = logits.masked_fill(~torch.tensor(present)[:, None], NAN)
             torch.testing.assert_close(partial, expected, rtol=0, atol=0, equal_nan=True)
-            ours, theirs = again({"logits": partial}), fusion.eval()({"logits": expected})
+            ours, theirs = again({"values": partial}), fusion.eval()({"values": expected})
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
             assert ours.isfinite().all()
 
 
-def test_logits_of_nothing_and_of_strangers_are_refused() -> None:
+def test_values_of_nothing_and_of_strangers_are_refused() -> None:
     fusion = build()
     with pytest.raises(ValueError, match="no input for any of ph_ecg, ph_cxr, ph_bnp"):
-        fusion.submodel_logits({"ph_ecg": None})
+        fusion.submodel_values({"ph_ecg": None})
     with pytest.raises(ValueError, match="bnp is not one of ph_ecg, ph_cxr, ph_bnp"):
-        fusion.submodel_logits({"bnp": torch.zeros(1, 2)})
+        fusion.submodel_values({"bnp": torch.zeros(1, 2)})
 
 
 def test_a_submodel_that_says_always_the_same_is_refused() -> None:
-    with pytest.raises(ValueError, match="logits of ph_bnp do not vary"):
-        build(deviation=[1.0, 1.0, 0.0])
+    with pytest.raises(ValueError, match="logits of ph_bnp for ph do not vary"):
+        build(deviation=[[1.0], [1.0], [0.0]])

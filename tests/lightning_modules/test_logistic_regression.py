@@ -9,7 +9,7 @@ from tiny import PH, trainer
 from torch.utils.data import DataLoader
 
 from lightning_modules.checkpoint import load_classifier
-from lightning_modules.classifier import LogisticRegression as Model
+from lightning_modules.classifier import LinearModel as Model
 
 BLOOD = {"_target_": "datamodules.inputs.blood.Blood", "marker": "bnp_pg_ml"}
 
@@ -38,7 +38,6 @@ def fitted(exams: tuple[np.ndarray, np.ndarray], folder: Path, *, penalty: float
         reads="bnp",
         input=BLOOD,
         task=PH,
-        weights=[1.0],
         features=exams[0].shape[1],
         penalty=penalty,
         about={"target": "ph"},
@@ -88,7 +87,6 @@ def test_a_checkpoint_predicts_in_single_precision(
         "reads": "bnp",
         "input": BLOOD,
         "task": PH,
-        "weights": [1.0],
         "features": 3,
         "penalty": 1.0,
         "about": {"target": "ph"},

@@ -188,9 +188,8 @@ def test_this_softwares_functions_do_not_import_a_strangers_code(
     name = "lightning_modules.target.resolve"
     fusion = {
         "task": values["task"],
-        "weights": [1.0],
-        "mean": [0.0],
-        "deviation": [1.0],
+        "mean": [[0.0]],
+        "deviation": [[1.0]],
         "widths": [2, 2],
         "modality_dropout": 0.0,
         "weight_decay": 0.0,

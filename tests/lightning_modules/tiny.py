@@ -6,12 +6,18 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.pretraining.masked_autoencoder import MaskedAutoencoder
 
-LVSD = {"_target_": "lightning_modules.tasks.binary.Binary", "labels": ["lvsd"]}
+LVSD = {
+    "_target_": "lightning_modules.tasks.binary.Binary",
+    "labels": ["lvsd"],
+    "positive_weights": [1.0],
+}
 PH = {**LVSD, "labels": ["ph"]}
 VIT = {
     "_target_": "lightning_modules.networks.vit.ViT",
@@ -58,7 +64,6 @@ def classifier(network: dict[str, Any] = VIT, **changes: Any) -> Classifier:
         "input": ECG,
         "task": LVSD,
         "network": network,
-        "weights": [1.0],
         "frozen_encoder": False,
         "layer_decay": 0.5 if network["_target_"] == VIT["_target_"] else 1.0,
         "weight_decay": 0.05,
@@ -74,8 +79,7 @@ def film_classifier(**changes: Any) -> Classifier:
     settings: dict[str, Any] = {
         "reads": "cxr",
         "input": {"_target_": "datamodules.inputs.cxr.CXR", "size": 32},
-        "task": PH,
-        "weights": [2.0],
+        "task": {**PH, "positive_weights": [2.0]},
         "base_learning_rate": 0.016,
     }
     return classifier(**{"network": RESNET, **settings, **changes})
@@ -122,3 +126,19 @@ def autoencoder(**changes: object) -> MaskedAutoencoder:
 def ecgs(ecg: torch.Tensor) -> DataLoader[dict[str, torch.Tensor]]:
     """Exams without targets, as a pretraining reads them."""
     return DataLoader([{"ecg": e} for e in ecg], batch_size=8)  # type: ignore[arg-type]
+
+
+def losses_on_a_wave_in_noise(network: nn.Module, steps: int) -> list[float]:
+    """Of training on 32 ECGs (12, 200), every second with a slow wave of the noise's size in V1."""
+    torch.manual_seed(0)
+    ecg, target = torch.randn(32, 12, 200), (torch.arange(32.0) % 2)[:, None]
+    ecg[:, 6] += target * torch.sin(torch.arange(200) / 8)
+    optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
+    losses = []
+    for _ in range(steps):
+        loss = binary_cross_entropy_with_logits(network(ecg), target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses

@@ -51,7 +51,6 @@ def test_it_is_fitted_read_and_prepared(tmp_path: Path) -> None:
             input=made,
             augmentation=None,
             loading=Loading(batch_size=3, workers=0, seed=0),
-            labelled=True,
             targets=["copd"],
         )
 

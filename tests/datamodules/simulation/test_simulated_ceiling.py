@@ -1,4 +1,4 @@
-"""The ceilings for pulmonary hypertension; those for LVSD are tested with the patients."""
+"""The ceilings for pulmonary hypertension and LVEF; those for LVSD are tested with the patients."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -6,11 +6,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 
-from datamodules.simulation import patients, ph_ceiling
-from datamodules.simulation.ceiling import MODALITIES, ph_posterior, sight_of
+from datamodules.simulation import lvef_ceiling, patients, ph_ceiling
+from datamodules.simulation.ceiling import MODALITIES, expected_errors, ph_posterior, sight_of
 from datamodules.simulation.institutions import read_institutions
 
 PH = {"pasp_at_least_mmhg": 45, "tr_velocity_above_m_s": 2.8, "echo_within_days": 90}
@@ -158,3 +158,43 @@ def test_a_rule_that_nobody_meets_has_no_ceiling(ph_institutions):
 def test_unknown_modalities_are_refused(ph_institutions, modalities):
     with pytest.raises(ValueError, match="modalities are some of"):
         ph_ceiling(ph_institutions, seed=0, ph=PH, modalities=modalities)
+
+
+def test_the_error_expected_of_lvef_is_that_of_drawn_exams_with_such_latents(settings):
+    """Brute force: LVEF and load are drawn, weighed by the latents' density, and the weighted
+    median's error is counted.
+    """
+    rng = np.random.default_rng(1)
+    _, _, latents = patients.draw_states(rng, settings, 8)
+    lvef, load, _ = patients.draw_states(rng, settings, 400_000)
+    noise = patients.ECHO_NOISE_LVEF * rng.standard_normal(lvef.size)
+    measured = np.clip(np.rint(lvef + noise), 10, 80)
+    order = np.argsort(measured)
+    mean = np.outer(patients.dysfunction(lvef), patients.DYSFUNCTION_EFFECT)
+    mean += np.outer(load, patients.PRESSURE_EFFECT)
+    for z, found in zip(latents, expected_errors(settings, latents), strict=True):
+        log_weight = multivariate_normal.logpdf(z - mean, cov=patients.RESIDUAL_COVARIANCE)
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.sum()
+        median = measured[order][np.searchsorted(weight[order].cumsum(), 0.5)]
+        effective = 1 / (weight**2).sum()
+        error = (weight * np.abs(measured - median)).sum()
+        assert found == pytest.approx(error, abs=20 / np.sqrt(effective))
+
+
+def test_a_trained_regression_comes_close_to_the_least_error_but_not_below(
+    ph_institutions, settings
+):
+    rng = np.random.default_rng(2)
+    lvef, _, latents = patients.draw_states(rng, settings, 40_000)
+    noise = patients.ECHO_NOISE_LVEF * rng.standard_normal(lvef.size)
+    measured = np.clip(np.rint(lvef + noise), 10, 80)
+    model = HistGradientBoostingRegressor(loss="absolute_error", max_iter=80, random_state=0)
+    model.fit(latents[:25_000], measured[:25_000])
+    trained = np.abs(model.predict(latents[25_000:]) - measured[25_000:]).mean()
+    only = {"thistlemere": ph_institutions["thistlemere"]}
+    least = lvef_ceiling(only, seed=0)["thistlemere"]
+    assert least == lvef_ceiling(only, seed=0)["thistlemere"]
+    assert patients.ECHO_NOISE_LVEF * np.sqrt(2 / np.pi) < least  # no observer sees through noise
+    # Four standard errors of a mean absolute error of 15,000 exams are 0.15.
+    assert least - 0.15 < trained < least + 0.4

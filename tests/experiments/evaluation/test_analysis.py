@@ -2,13 +2,20 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from experiments.evaluation.analysis import Settings, analyse, aurocs
+from experiments.evaluation.analysis import (
+    Settings,
+    analyse,
+    analyse_several,
+    aurocs,
+    macro_aurocs,
+)
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.operating import operating_points
 from experiments.evaluation.predictions import check_predictions
@@ -72,7 +79,10 @@ def test_its_tables_are_those_of_the_statistics():
     pd.testing.assert_frame_equal(analysis.summary, summarise(table, **SETTINGS.of_aurocs))
     pd.testing.assert_frame_equal(analysis.comparisons, compare(table, **SETTINGS.of_aurocs))
     points = operating_points(table, sensitivity=0.9, **SETTINGS.bootstrap)
-    pd.testing.assert_frame_equal(analysis.operating, points)
+    pd.testing.assert_frame_equal(analysis.operating.drop(columns="label"), points)
+    tables = [value for value in vars(analysis).values() if isinstance(value, pd.DataFrame)]
+    assert len(tables) == 10
+    assert all(set(table["label"]) == {"lvsd"} for table in tables)
     assert analysis.own_summary is analysis.subgroups is analysis.gaps is None
 
 
@@ -111,7 +121,50 @@ def test_patients_are_grouped_by_what_is_known_of_them():
     assert analyse(internal, SETTINGS, exams=exams).subgroups is None
 
 
-def test_several_labels_are_refused():
-    both = pd.concat([predictions(label="lvsd"), predictions(label="ph")])
-    with pytest.raises(InputError, match="lvsd, ph"):
-        aurocs(both, SETTINGS, common=False)
+def test_several_labels_are_each_their_own_and_one_macro_average():
+    first = predictions(label="lvsd")
+    second = first.assign(label="ph", target=1 - first["target"])[::2]
+    both = pd.concat([first, second], ignore_index=True)
+    found = {
+        label: aurocs(rows, SETTINGS, common=False)
+        for label, rows in both.groupby("label", sort=False)
+    }
+    macro = macro_aurocs(both, found, SETTINGS, common=False)
+    several = analyse_several(macro, found, SETTINGS, folds=dict.fromkeys(found, ()))
+    alone = analyse(found["ph"], SETTINGS)
+    pd.testing.assert_frame_equal(several.labels["ph"].calibration, alone.calibration)
+    overall = several.overall
+    assert overall.own_summary is None
+    assert list(overall.operating["label"].unique()) == ["lvsd", "ph"]
+    mean = (found["lvsd"].summary["auroc"] + found["ph"].summary["auroc"]) / 2
+    np.testing.assert_allclose(overall.summary["auroc"], mean, rtol=1e-12)
+    assert set(overall.summary["label"]) == set(overall.pooled["label"]) == {"macro average"}
+    assert (overall.development, overall.external) == (["home"], ["north", "south"])
+
+
+def test_a_macro_average_is_of_exams_that_all_models_have_label_by_label():
+    first = predictions(label="lvsd")
+    both = pd.concat([first, first.assign(label="ph")], ignore_index=True)
+    lost = (both["model"] == "cnn") & (both["label"] == "ph") & (both["exam_id"] == "external7")
+    found = {
+        label: aurocs(rows, SETTINGS, common=False)
+        for label, rows in both[~lost].groupby("label", sort=False)
+    }
+    macro = macro_aurocs(both[~lost], found, SETTINGS, common=False)
+    assert macro.own_summary is not None
+    north = macro.own_summary["institution"] == "north"
+    assert macro.own_summary[north]["auroc"].iloc[0] != macro.summary[north]["auroc"].iloc[0]
+    of_north = macro.comparisons["institution"] == "north"
+    assert set(macro.comparisons.loc[of_north, "left_out"]) == {1}
+
+
+def test_a_given_threshold_is_used_and_none_is_chosen():
+    table = predictions(label="lvsd")
+    settings = replace(SETTINGS, thresholds={"lvsd": 0.3})
+    analysis = analyse(aurocs(table, settings, common=False), settings)
+    points = operating_points(
+        table, thresholds={"mae": 0.3, "cnn": 0.3}, sensitivity=0.9, **SETTINGS.bootstrap
+    )
+    pd.testing.assert_frame_equal(analysis.operating.drop(columns="label"), points)
+    with pytest.raises(InputError, match="no predictions of lvsd. The labels are ph, af"):
+        settings.check(["ph", "af"])

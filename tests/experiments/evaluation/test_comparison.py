@@ -374,7 +374,7 @@ def test_json_has_the_promised_keys_and_null(compared):
     assert all(tuple(row) == JSON_KEYS for row in rows)
     east = next(row for row in rows if row["institution"] == "east")
     assert (east["n"], east["method"]) == (40, NOT_ESTIMABLE)
-    assert [east[key] for key in JSON_KEYS[4:12]] == [None] * 8
+    assert [east[key] for key in JSON_KEYS[5:13]] == [None] * 8
     assert type(rows[0]["n"]) is int
 
 

@@ -41,7 +41,7 @@ def test_totals_and_reasons(figure):
     assert told[told.index("Exams with a usable input") + 1] == "28"
     assert "24 exams of 12 patients, 8 positive" in told
     assert "Without a usable input: 7" in told
-    assert "LVSD not known (no measurement in time): 4" in told
+    assert "LVSD not known: 4" in told
     # those that differ in numbers only are one reason
     assert "- 4 x the recording is 0 s long (or alike)" in told
     assert "- 3 x no such file" in told

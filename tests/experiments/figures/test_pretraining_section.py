@@ -47,7 +47,7 @@ def test_each_folds_pretraining_has_its_row():
     assert (picture.name, picture.caption) == ("pretraining", KIND.example_caption)
     assert set(table.files()) == {"pretraining.csv", "pretraining.tex"}
     html = render(
-        Report("", "", "", [Section("pretraining", "Pretraining", [said, table, picture])])
+        Report("", "", {}, [Section("pretraining", "Pretraining", [said, table, picture])])
     )
     assert 'id="figure-pretraining"' in html
 

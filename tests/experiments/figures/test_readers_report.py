@@ -193,7 +193,7 @@ def test_a_class_that_is_missing_is_said(classes, lost, reason):
     assert {row[key] for key in row if key != "measure"} == {NOT_ESTIMABLE}
     limits = " ".join(reader_limits(study, confidence=0.95, simulated=False))
     assert f"The {lost} is not estimable over readers and cases, as {reason}." in limits
-    html = render(Report("t", "s", "", [Section("a", "A", blocks)]))
+    html = render(Report("t", "s", {}, [Section("a", "A", blocks)]))
     assert "nan" not in re.sub(r"<img[^>]*>|<style>.*?</style>", "", html, flags=re.DOTALL).lower()
 
 
@@ -324,7 +324,7 @@ def test_simulated_readers_are_marked_and_their_truth_is_counted(made, recovered
 def test_real_readers_are_not_called_simulated(made):
     study, blocks = made
     limits = reader_limits(study, confidence=0.95, simulated=False)
-    html = render(Report("t", "s", "", [Section("a", "A", [*blocks, Listing(limits)])]))
+    html = render(Report("t", "s", {}, [Section("a", "A", [*blocks, Listing(limits)])]))
     assert "simulated" not in html.lower()
     assert [block.name for block in blocks if isinstance(block, Picture)] == ["readers"]
     assert all(re.match("readers_(?!simulated)", name) for name in tables(blocks))
@@ -344,7 +344,7 @@ def test_limits_are_those_of_few_readers(made):
 
 def test_names_are_escaped_and_the_page_loads_nothing(made):
     _, blocks = made
-    html = render(Report("t", "s", "", [Section("a", "A", blocks)]))
+    html = render(Report("t", "s", {}, [Section("a", "A", blocks)]))
     assert "&lt;b&gt;&amp;_%" in html
     assert "<b>&" not in html
     assert "<script" not in html

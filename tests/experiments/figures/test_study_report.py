@@ -117,7 +117,7 @@ def cohort_and_predictions(institutions=("home", "north", "south"), seed=0, per_
     left_out = pd.DataFrame(
         {"institution": "north", "exam_id": "9", "path": "p", "reason": ["no such file"] * 9}
     )
-    return Cohort(exams, pd.DataFrame(flow), left_out), predictions
+    return Cohort(exams, pd.DataFrame(flow), left_out, {"LVSD": "target"}), predictions
 
 
 STUDY = Study(
@@ -355,7 +355,7 @@ def test_one_model_of_which_nothing_is_estimable():
 def test_a_crowded_figure_becomes_a_small_png():
     figure = new_figure(400, 900)
     figure.add_axes((0, 0, 1, 1)).scatter(*np.random.default_rng(0).random((2, 20_000)), s=2)
-    html = render(Report("t", "s", "", [Section("k", "K", [Picture("p", "c", figure)])]))
+    html = render(Report("t", "s", {}, [Section("k", "K", [Picture("p", "c", figure)])]))
     kind, data = re.search(r'src="data:image/([a-z+]+);base64,([^"]*)"', html).groups()
     assert kind == "png"
     assert len(data) < 2_000_000

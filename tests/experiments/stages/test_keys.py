@@ -19,11 +19,12 @@ from datamodules.splits import assign_splits
 from experiments import plan as planning
 from experiments.arguments import read_arguments
 from experiments.config import configs
+from experiments.evaluation.predictions import EXAM_KEYS
 from experiments.plan import Plan, plan_of
 from experiments.processes import Processes
 from experiments.schema import Config
 from experiments.stages import evaluate, fit_input, fuse, pretrain, train
-from experiments.stages.exams import Site
+from experiments.stages.exams import Site, target_column
 from experiments.stages.key import key_of, plain_values
 from experiments.stages.pretrain import Pretrain
 from experiments.stages.stage import Lab, Made, Stage
@@ -43,7 +44,7 @@ FROZEN = {"lvsd": [], "ph": ["cxr_finetune.frozen_encoder"]}
 IN_NO_STAGE = ("statistics", "tracking", "cache", "workers", "folds", "predictions", "readers")
 # Leaves without a second value that is allowed on this machine, or by itself, or that name code.
 NAMES = ("_target_", "classifier", ".input", "target", "protocol", "cohort.source")
-ALONE = ("splits", "trainer", "statistics", "readers", "cohort", "fusion", "models")
+ALONE = ("splits", "trainer", "statistics", "readers", "cohort", "fusion", "models", "published")
 
 
 @cache
@@ -129,11 +130,14 @@ def manifest(site: str, exams: int) -> pd.DataFrame:
 def site(plan: Plan, config: Config, name: str, exams: int = 120) -> Site:
     table = manifest(name, exams)
     table = table.assign(
-        target=plan.question.target_of(table),
-        split=assign_splits(table["patient_id"], dict(config.splits), config.seed),
+        **{
+            target_column(label): plan.question.target_of(table, label)
+            for label in plan.question.task.labels
+        },
+        split=assign_splits(table["patient_id"], config.splits.shares, config.seed),
         **{f"{input}_row": range(exams) for input in plan.reads},
     )
-    return Site(name, table, plan.question.inputs, {}, {})
+    return Site(name, table, plan.question.inputs, {}, {}, plan.question.task.labels)
 
 
 def built(stage: Stage) -> str:
@@ -183,7 +187,9 @@ def stages_of(config: Config, folder: Path, patch: pytest.MonkeyPatch) -> list[G
         elif isinstance(stage, evaluate.Evaluate):
             exams = pd.concat([s.exams for s in stage.development.sites])
             exams = exams[exams["split"] != "train"]
-            rows = plan.question.task.rows(exams, np.zeros((len(exams), 1)))
+            task = plan.question.task
+            targets = exams[[target_column(label) for label in task.labels]].to_numpy(float)
+            rows = task.rows(exams[list(EXAM_KEYS)], targets, np.zeros(targets.shape))
             rows.to_parquet(path / evaluate.TABLE)
         elif isinstance(stage, fuse.Fuse):
             raise _AllAskedForError
@@ -195,8 +201,9 @@ def stages_of(config: Config, folder: Path, patch: pytest.MonkeyPatch) -> list[G
     lab = plan.lab(config, tracking, Processes())
     development, external = [site(plan, config, "alpha")], [site(plan, config, "beta")]
     trained = plan.models.train(development, lab, None)
+    labels = plan.question.task.labels
     tested = pd.concat(
-        evaluate.evaluate(name, of.checkpoint, of.key, of.reads, development, external, lab)
+        evaluate.evaluate(name, of.checkpoint, of.key, of.reads, development, external, labels, lab)
         for name, of in trained.items()
     )
     if plan.fusion is not None:

@@ -236,9 +236,12 @@ def error_subgroups(
 
 
 def error_gaps(table: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
-    """`largest_gaps` of `error_subgroups`."""
+    """`largest_gaps` of `error_subgroups`, by one degree of freedom fewer than a subgroup has
+    patients.
+    """
     scales: Scales = {"mae": np.log, "bias": np.asarray}
-    return largest_gaps(table, confidence=confidence, scales=scales)
+    freedom = table["patients"] - 1
+    return largest_gaps(table, confidence=confidence, scales=scales, freedom=freedom)
 
 
 def _float(statistics: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
-from scipy.stats import norm
+from scipy.stats import f, norm, t
 
 from datamodules.errors import InputError, listing
 from experiments.evaluation.calibration import calibration_of
@@ -92,7 +92,11 @@ def grouped(
 
 
 def largest_gaps(
-    table: pd.DataFrame, *, confidence: float, scales: Scales = _SCALES
+    table: pd.DataFrame,
+    *,
+    confidence: float,
+    scales: Scales = _SCALES,
+    freedom: pd.Series | None = None,
 ) -> pd.DataFrame:
     """A row a model, variable and statistic of a `subgroup_table`: its largest gap.
 
@@ -102,9 +106,9 @@ def largest_gaps(
     Zou & Donner, Stat Med 2008;27:1693), as of independent groups. The two are picked for being
     furthest apart, which makes any gap look large; `q_p`, Cochran's test that all the groups are
     alike, does not pick. `confidence` is the table's; `scales` are its statistics, each with the
-    scale on which it is closest to normal.
+    scale on which it is closest to normal. Where intervals are Student's, `freedom` has each row's
+    degrees of freedom, and `q_p` is of Welch's test (Biometrika 1951;38:330), which counts them.
     """
-    z = norm.ppf((1 + confidence) / 2)
     rows = []
     keys = ["model", "institution", "variable"]
     for key, of_variable in table[table["group"] != MISSING].groupby(keys, sort=False):
@@ -123,7 +127,12 @@ def largest_gaps(
                     "gap": a - b,
                     "gap_low": a - b - np.hypot(a - a_low, b_high - b),
                     "gap_high": a - b + np.hypot(a_high - a, b - b_low),
-                    "q_p": _test_alike(figures, scale, z),
+                    "q_p": _test_alike(
+                        figures,
+                        scale,
+                        None if freedom is None else freedom[known.index].to_numpy(np.float64),
+                        confidence,
+                    ),
                 }
             rows.append(row)
     return pd.DataFrame(rows, columns=list(GAP_COLUMNS))
@@ -172,13 +181,26 @@ def _subgroups(exams: pd.DataFrame, variable: str) -> list[tuple[str, pd.DataFra
     return [*parts, (MISSING, without)] if len(without) else parts
 
 
-def _test_alike(figures: NDArray[np.float64], scale: Callable[[Any], Any], z: float) -> float:
-    """Cochran's test over groups with these values and intervals [groups, 3]; NaN where one has no
-    finite width.
+def _test_alike(
+    figures: NDArray[np.float64],
+    scale: Callable[[Any], Any],
+    freedom: NDArray[np.float64] | None,
+    confidence: float,
+) -> float:
+    """p of Cochran's test over groups with these values and intervals [groups, 3], or of Welch's by
+    their degrees of `freedom` [groups]; NaN where one has no finite width.
     """
+    tail = (1 + confidence) / 2
+    quantile = norm.ppf(tail) if freedom is None else t.ppf(tail, freedom)
     with np.errstate(divide="ignore", invalid="ignore"):
         effects, low, high = scale(figures.T)
-        errors = (high - low) / (2 * z)
+        errors = (high - low) / (2 * quantile)
     if not (np.isfinite(effects).all() and np.isfinite(errors).all() and (errors > 0).all()):
         return np.nan
-    return pool(effects, errors, confidence=0.95).q_p
+    pooled, k = pool(effects, errors, confidence=confidence), len(effects)
+    if freedom is None:
+        return pooled.q_p
+    share = 1 / errors**2 / (1 / errors**2).sum()
+    less = ((1 - share) ** 2 / freedom).sum()
+    ratio = pooled.q / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * less)
+    return float(f.sf(ratio, k - 1, (k**2 - 1) / (3 * less)))

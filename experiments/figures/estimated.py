@@ -308,7 +308,7 @@ def subgroups(of: Label) -> list[Block]:
         of.table(
             "gaps",
             "The largest gaps between subgroups. The two were picked for being furthest apart; p, "
-            "of Cochran's test that all are alike, was not.",
+            "of Welch's test that all are alike, was not.",
             estimated_text.gap_rows(gaps, digits),
             gaps,
         ),

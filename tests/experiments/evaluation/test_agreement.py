@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score, root_mean_squared_error
 from statsmodels.formula.api import ols
 from statsmodels.stats.meta_analysis import combine_effects
+from statsmodels.stats.oneway import anova_oneway
 from statsmodels.stats.weightstats import DescrStatsW
 
 from datamodules.errors import InputError
@@ -358,3 +359,15 @@ def test_subgroups_and_gaps():
         found.loc["female", "bias"] - found.loc["male", "bias"]
     )
     assert gaps.loc["bias", "q_p"] < 1e-6
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_subgroups_of_few_patients_are_compared_by_welchs_test(groups):
+    table = predictions().query("split == 'external'").iloc[:18].assign(institution="north")
+    table["exam_id"] = table["patient_id"] = [f"e{i}" for i in range(18)]
+    of = np.arange(18) % groups
+    named = table[["institution", "exam_id"]].assign(group=of)
+    gaps = error_gaps(error_subgroups(table, named, **SETTINGS), confidence=0.95)
+    error = (table["estimate"] - table["truth"]).to_numpy()
+    welch = anova_oneway(error, of, use_var="unequal")
+    assert gaps.set_index("statistic").loc["bias", "q_p"] == pytest.approx(welch.pvalue, rel=1e-6)

@@ -15,6 +15,7 @@ from datamodules.errors import InputError
 from datamodules.inputs.input import Fitted, Input
 from datamodules.manifest import OF_THE_ECHO, Column, number_of, target_of
 from experiments.config import plain
+from experiments.evaluation.errors import check_thresholds
 from experiments.processes import Processes
 from experiments.schema import Config
 from experiments.stages.cohort import Question
@@ -81,6 +82,8 @@ def plan_of(config: Config) -> Plan:
     known = {name: _input(name, values) for name, values in plain(config.inputs).items()}
     columns = _columns(known)
     task = _made("task", lambda: _task(plain(config.task), config.target))
+    if not task.classed:
+        check_thresholds(config.statistics.truth_thresholds, config.target)
     rules = {"lvsd": plain(config.lvsd), "ph": plain(config.ph)}
     models = {
         name: _model(config, name, model, known) for name, model in plain(config.models).items()

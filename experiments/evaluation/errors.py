@@ -1,11 +1,13 @@
 """The analysis of a regression: every table that its report is made of, from predictions alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import pandas as pd
 
+from datamodules.errors import InputError
 from experiments.evaluation.agreement import (
     compare_errors,
     error_gaps,
@@ -20,6 +22,7 @@ from experiments.evaluation.heterogeneity import pooled_aurocs
 from experiments.evaluation.predictions import EXTERNAL
 
 POOLED_STATISTICS = ("mae", "bias")
+LVEF = "lvef_percent"  # the configuration has thresholds for it, whatever a study's labels are
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,19 @@ def errors(predictions: pd.DataFrame, settings: Settings, *, common: bool) -> Er
             for name, table in threshold_predictions(predictions, asked).items()
         },
     )
+
+
+def check_thresholds(thresholds: Mapping[str, Sequence[float]], labels: Sequence[str]) -> None:
+    """InputError where thresholds on the truth are given for none of these labels."""
+    known = list(dict.fromkeys((*labels, LVEF)))
+    for name in thresholds:
+        if name not in known:
+            near = get_close_matches(name, known, 3, 0.4)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise InputError(
+                f"statistics.truth_thresholds: {name} is no label here. "
+                f"The labels are {', '.join(labels)}.{hint}"
+            )
 
 
 def analyse_errors(

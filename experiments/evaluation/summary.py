@@ -113,7 +113,7 @@ def results_table(
             row[cell["model"]] = text(cell) + fewer
         for title, ceiling in columns.items():
             best = ceiling.get(str(institution))
-            row[title] = "" if best is None else f"{best:.{digits}f}"
+            row[title] = "" if best is None else f"{best:z.{digits}f}"
         rows.append(row)
     order = [DEVELOPMENT, EXTERNAL, POOLED]
     rows.sort(key=lambda row: order.index(row["role"]))

@@ -43,19 +43,23 @@ def cohort(analysis: Analysis | ErrorAnalysis, study: Study) -> list[Block]:
         for table in (analysis.predictions, exams)
     )
     # trained on, or predicted by every model; positive for any label, known for any
+    ours = exams[list(targets.values())].max(axis=1)
+    any_of = "target of any label"
     exams = exams.assign(
-        analysed=known.isin(predicted) | (exams["split"] == TRAIN),
-        target=exams[list(targets.values())].max(axis=1),
+        analysed=known.isin(predicted) | (exams["split"] == TRAIN), **{any_of: ours}
     )
     target = study.target if len(targets) == 1 else f"target (any of {len(targets)} labels)"
     classed = isinstance(analysis, Analysis)
-    told = targets if len(targets) <= NAMED else {f"any of {len(targets)} labels": "target"}
+    told = targets if len(targets) <= NAMED else {f"any of {len(targets)} labels": any_of}
+    shown = characteristics(exams, told, classed=classed)
+    if told is not targets and not classed:  # units differ: a number of any label says nothing
+        shown = shown[shown["characteristic"] != f"{next(iter(told))}: mean (SD)"]
     tables = [
         Table(
             "table1",
             "Characteristics by institution, of exams with a usable input: n (%), mean (SD) or "
             "median [first to third quartile]. Shares are of exams whose value is known.",
-            characteristics(exams, told, classed=classed),
+            shown,
         )
     ]
     if told is not targets:
@@ -71,7 +75,7 @@ def cohort(analysis: Analysis | ErrorAnalysis, study: Study) -> list[Block]:
             f"{f'; (n+) are {positive}' * classed}. Reasons are counted in files.",
             flow_figure(
                 flow,
-                exams,
+                exams.assign(target=ours),
                 study.cohort.left_out,
                 target=target,
                 title=f"{study.target}: cohort flow",

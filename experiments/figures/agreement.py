@@ -73,7 +73,7 @@ def bland_altman_figure(
             told = NOT_ESTIMABLE
             if pd.notna(row["lower_limit"]):
                 low, high = row["lower_limit"], row["upper_limit"]
-                told = f"{row['bias']:+.{digits}f}, {low:+.{digits}f} to {high:+.{digits}f}"
+                told = f"{row['bias']:+z.{digits}f}, {low:+z.{digits}f} to {high:+z.{digits}f}"
             note(axes, f"bias and limits {told}")
     return figure
 

@@ -64,19 +64,19 @@ def _alone(analysis: ErrorAnalysis, main: str) -> Iterator[str]:
     if pd.isna(row["mae"]):
         yield f"The {MAE} of {main} for {label} is {NOT_ESTIMABLE} in {counts}."
         return
-    told = with_unit(f"{row['mae']:.{digits}f}", label)
+    told = with_unit(f"{row['mae']:z.{digits}f}", label)
     if pd.notna(row["mae_low"]):
         told += (
-            f" ({100 * confidence:g} % interval {row['mae_low']:.{digits}f} to "
-            f"{row['mae_high']:.{digits}f})"
+            f" ({100 * confidence:g} % interval {row['mae_low']:z.{digits}f} to "
+            f"{row['mae_high']:z.{digits}f})"
         )
     yield f"In {counts}, {main} estimated {label} with a {MAE} of {told}."
     known = external.dropna(subset="mae").sort_values("mae")
     if row["role"] == POOLED and len(known) > 1:
         low, high = known.iloc[0], known.iloc[-1]
         yield (
-            f"Across institutions it was from {low['mae']:.{digits}f} ({low['institution']}) to "
-            f"{high['mae']:.{digits}f} ({high['institution']})."
+            f"Across institutions it was from {low['mae']:z.{digits}f} ({low['institution']}) to "
+            f"{high['mae']:z.{digits}f} ({high['institution']})."
         )
     unknown = external[external["mae"].isna()]
     if row["role"] == POOLED and len(unknown):
@@ -86,7 +86,7 @@ def _alone(analysis: ErrorAnalysis, main: str) -> Iterator[str]:
         yield (
             f"The mean over {one['institutions']} institutions, by random effects, is "
             f"{estimate(one, 'mae', digits)}; in a new hospital the {MAE} is expected between "
-            f"{one['predicted_low']:.{digits}f} and {one['predicted_high']:.{digits}f} "
+            f"{one['predicted_low']:z.{digits}f} and {one['predicted_high']:z.{digits}f} "
             f"(I squared {100 * one['i_squared']:.0f} %)."
         )
 
@@ -96,7 +96,7 @@ def _agreement(analysis: ErrorAnalysis, main: str) -> Iterator[str]:
     digits = digits_of(summary)
     row = reference_set(summary[summary["model"] == main]).iloc[0]
     if pd.notna(row["lower_limit"]):
-        limits = f"{row['lower_limit']:+.{digits}f} to {row['upper_limit']:+.{digits}f}"
+        limits = f"{row['lower_limit']:+z.{digits}f} to {row['upper_limit']:+z.{digits}f}"
         yield (
             f"Its bias (estimate less truth) was {estimate(row, 'bias', digits)}, and 95 % of its "
             f"errors are expected between the limits of agreement, {limits}."
@@ -133,7 +133,7 @@ def _against_others(analysis: ErrorAnalysis, main: str) -> Iterator[str]:
             continue
         difference, low, high = row[["difference", "difference_low", "difference_high"]]
         text = (
-            f"{other} by {difference:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}; "
+            f"{other} by {difference:+z.{digits}f} ({low:+z.{digits}f} to {high:+z.{digits}f}; "
             f"{p_text(row['p'])}"
         )
         tested = rows[(rows["role"] == EXTERNAL) & rows["p_holm"].notna()]
@@ -322,12 +322,12 @@ def comparison_rows(table: pd.DataFrame, digits: int) -> pd.DataFrame:
     for _, row in table.iterrows():
         values = NOT_ESTIMABLE
         if pd.notna(row["mae_a"]):
-            values = f"{row['mae_a']:.{digits}f} - {row['mae_b']:.{digits}f}"
+            values = f"{row['mae_a']:z.{digits}f} - {row['mae_b']:z.{digits}f}"
         difference = NOT_ESTIMABLE
         if pd.notna(row["difference_low"]):
             low, high = row["difference_low"], row["difference_high"]
             difference = (
-                f"{row['difference']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+                f"{row['difference']:+z.{digits}f} ({low:+z.{digits}f} to {high:+z.{digits}f})"
             )
         rows.append(
             {

@@ -145,10 +145,10 @@ def _draw(
     text, colour = NOT_ESTIMABLE, style.FAINT
     if np.isfinite(value):
         digits = statistic.digits
-        text, colour = f"{value:.{digits}f}", style.INK
+        text, colour = f"{value:z.{digits}f}", style.INK
         left, right = axes.get_xlim()
         if np.isfinite([low, high]).all():
-            text += f" ({low:.{digits}f} to {high:.{digits}f})"
+            text += f" ({low:z.{digits}f} to {high:z.{digits}f})"
             axes.plot([max(low, left), min(high, right)], [y, y], color=look.colour,
                       linewidth=1.3, gid="interval", zorder=3)  # fmt: skip
             for beyond, end, mark in ((low < left, left, "<"), (high > right, right, ">")):

@@ -24,13 +24,13 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
     if not np.isfinite(value):
         return NOT_ESTIMABLE
     if not np.isfinite([low, high]).all():
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} ({between(low, high, digits)})"
+        return f"{value:z.{digits}f}"
+    return f"{value:z.{digits}f} ({between(low, high, digits)})"
 
 
 def between(low: float, high: float, digits: int = 3) -> str:
     """ "0.880-0.944"; "to" where a bound is below 0."""
-    return f"{low:.{digits}f}{'-' if low >= 0 else ' to '}{high:.{digits}f}"
+    return f"{low:z.{digits}f}{'-' if low >= 0 else ' to '}{high:z.{digits}f}"
 
 
 def estimate(row: Mapping[str, float] | pd.Series, name: str, digits: int = 3) -> str:

@@ -84,6 +84,10 @@ class Classification:
         return tables
 
     @property
+    def title(self) -> str:
+        return next(iter(self.tables))
+
+    @property
     def shown(self) -> pd.DataFrame:
         """The fusion beside its submodels, and its ceiling, where models are fused."""
         table = self._results

@@ -74,6 +74,10 @@ class Findings(Protocol):
         """By heading, the tables of the note that MLflow shows; the first is the result."""
 
     @property
+    def title(self) -> str:
+        """What `shown` is of."""
+
+    @property
     def shown(self) -> pd.DataFrame:
         """The result as it fits a terminal."""
 

@@ -2,27 +2,34 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
 
+from datamodules.errors import InputError
 from datamodules.simulation import ceiling, lvef_ceiling
 from experiments.evaluation.agreement import comparisons_json, estimates_json, summarise_estimates
 from experiments.evaluation.comparison import comparison_table
-from experiments.evaluation.errors import Errors, analyse_errors, errors
+from experiments.evaluation.errors import (
+    LVEF,
+    Errors,
+    analyse_errors,
+    check_thresholds,
+    errors,
+)
 from experiments.evaluation.estimates import check_estimates
+from experiments.evaluation.predictions import VAL
 from experiments.evaluation.summary import results_table, summary_json
 from experiments.figures.estimated import build
 from experiments.figures.estimated_text import MAE, comparison_rows, digits_of, with_unit
 from experiments.figures.report import Evidence
-from experiments.figures.study import Study
+from experiments.figures.study import Study, titled
 from experiments.figures.study_text import estimate
 from experiments.stages.classification import with_every_institution
 from experiments.stages.findings import Asked, Ceilings
 
-LVEF = "lvef_percent"
 METRICS = {
     "mae": "mae", "mae_low": "mae_low", "mae_high": "mae_high", "bias": "bias", "n": "exams"
 }  # fmt: skip
@@ -33,7 +40,8 @@ class Regression:
     """Findings of labels that are numbers, each by itself: their units differ.
 
     Where models have different exams the result is of those that all have, and each model on all
-    its exams stands beside it, as in `Classification`.
+    its exams stands beside it, as in `Classification`. `untested` are the labels that no tested exam
+    is known of; of no others is anything found, and InputError where there are no others.
     """
 
     asked: Asked
@@ -41,6 +49,7 @@ class Regression:
     of_subsets: pd.DataFrame | None
     found: Mapping[str, Errors]
     ceilings: Ceilings
+    untested: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -55,11 +64,28 @@ class Regression:
         if subsets is not None:
             source = "this launch's predictions with subsets of the inputs"
             subsets = None if subsets.empty else check_estimates(subsets, source, label=label)
+        labels = list(dict.fromkeys((*asked.labels, *map(str, checked["label"]))))
+        check_thresholds(asked.settings.truth_thresholds, labels)
+        tested = set(checked.loc[checked["split"] != VAL, "label"])
+        untested = tuple(name for name in labels if name not in tested)
+        if not tested:
+            raise InputError(
+                f"{titled(labels)}: no exam of split test or external has a truth to judge by. "
+                "Add some to the manifests, or ask for another target."
+            )
         found = {
             str(name): errors(rows, asked.settings, common=subsets is not None)
             for name, rows in checked.groupby("label", sort=False)
+            if name in tested
         }
-        return cls(asked, checked, subsets, found, ceilings or {})
+        return cls(asked, checked, subsets, found, ceilings or {}, untested)
+
+    @property
+    def title(self) -> str:
+        if len(self.found) == 1:
+            return next(iter(self.tables))
+        interval = f"{self.asked.settings.confidence:.0%} interval"
+        return f"{MAE.capitalize()} of {titled(list(self.found))}, each in its own unit ({interval})"
 
     @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
@@ -177,6 +203,9 @@ class Regression:
 
     def evidence(self, study: Study, folds: Sequence[pd.DataFrame]) -> Evidence:
         """The report. Nothing of `folds` is needed: their external exams are in the predictions."""
+        if self.untested:
+            told = f"No tested exam has a truth of {', '.join(self.untested)}: nothing is told of it."
+            study = replace(study, limits=[*study.limits, told])
         exams = None if study.cohort is None else study.cohort.exams
         analyses = {
             label: analyse_errors(of, self.asked.settings, exams=exams)
@@ -202,6 +231,7 @@ class Regression:
         return {
             str(label): summarise_estimates(rows, **options)
             for label, rows in self.of_subsets.groupby("label", sort=False)
+            if label in self.found
         }
 
     def _table(

@@ -97,7 +97,7 @@ def judge(
     caption = " ".join(text for text in (simulated, cohort.excerpt if cohort else "") if text)
     tracking.tags(run, {"mlflow.note.content": _note(asked, findings.tables, caption)})
     return Judged(
-        Outcome(next(iter(findings.tables)), findings.shown, caption),
+        Outcome(findings.title, findings.shown, caption),
         simulated,
         findings,
         cohort,

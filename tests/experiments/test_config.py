@@ -100,6 +100,8 @@ def test_a_persons_word_beats_scale_and_experiment() -> None:
             "statistics.truth_thresholds={lvef_percent: [40, 40]}",
             "truth_thresholds: lvef_percent has",
         ),
+        ("statistics.truth_thresholds={lvef_percent: [.inf]}", "truth_thresholds.lvef_percent"),
+        ("statistics.truth_thresholds={lvef_percent: [forty]}", "truth_thresholds.lvef_percent"),
         ("statistics.decision_thresholds=[0.5,0.1,0.1]", "the lowest, the highest and the step"),
         ("statistics.subgroups=[sex]", "statistics.subgroups: sex can't be"),
         ("hydra/launcher=jublib", "hydra/launcher is one of basic"),

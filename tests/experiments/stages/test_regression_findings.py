@@ -1,6 +1,8 @@
 """What is left of a regression on a run: of one label, of several, and of a fusion's subsets."""
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,9 +10,10 @@ import pytest
 from omegaconf import OmegaConf
 from places import REPOSITORY
 
+from datamodules.errors import InputError
 from datamodules.simulation import ceiling, lvef_ceiling, with_common
 from experiments.evaluation.analysis import Settings
-from experiments.figures.study import Study
+from experiments.figures.study import Cohort, Study
 from experiments.stages.findings import Asked
 from experiments.stages.regression import Regression, least_errors
 
@@ -88,8 +91,61 @@ def test_several_labels_are_told_apart():
         "AUROC for lvef_percent < 40",
         "Mean absolute error of pasp_mmhg, mmHg",
     ]
+    assert found.title == (
+        "Mean absolute error of lvef_percent and pasp_mmhg, each in its own unit (95% interval)"
+    )
     evidence = found.evidence(Study("two", "lvef_percent and pasp_mmhg"), [])
     assert {"forest_1_lvef_percent", "forest_2_pasp_mmhg"} <= set(evidence.figures)
+
+
+def test_a_label_known_of_no_tested_exam_is_left_out_and_named():
+    unknown = predictions(("cnn",), label="pasp_mmhg").assign(split="val", institution="home")
+    unknown["exam_id"] = unknown["patient_id"] = [f"p{i}" for i in range(len(unknown))]
+    both = pd.concat([predictions(("cnn",)), unknown])
+    asked = Asked(("lvef_percent", "pasp_mmhg"), SETTINGS)
+    found = Regression.of(asked, both, None, None)
+    assert list(found.found) == ["lvef_percent"]
+    html = found.evidence(Study("two", "lvef_percent and pasp_mmhg"), []).html
+    assert "No tested exam has a truth of pasp_mmhg" in html
+    with pytest.raises(InputError, match="pasp_mmhg: no exam of split test or external"):
+        Regression.of(Asked(("pasp_mmhg",), SETTINGS), unknown, None, None)
+
+
+def test_thresholds_of_no_label_are_refused():
+    settings = replace(SETTINGS, truth_thresholds={"lvef_percent": (40,), "pasp": (45,)})
+    asked = Asked(("pasp_mmhg",), settings)
+    with pytest.raises(InputError, match=r"pasp is no label here.*Did you mean pasp_mmhg\?"):
+        Regression.of(asked, predictions(label="pasp_mmhg"), None, None)
+
+
+def test_a_bias_that_rounds_to_nothing_has_no_sign():
+    table = predictions(("cnn",))
+    table["estimate"] -= (table["estimate"] - table["truth"]).groupby(
+        table["institution"]
+    ).transform("mean") + 1e-6
+    asked = Asked(("lvef_percent",), SETTINGS)
+    evidence = Regression.of(asked, table, None, None).evidence(Study("one", "lvef_percent"), [])
+    told = re.sub(r"<svg.*?</svg>", "", evidence.html, flags=re.DOTALL)
+    assert "0.00 (" in told
+    assert not re.search(r"-0\.0+(?!\d)", told)
+
+
+def test_table_1_of_many_labels_puts_no_units_together():
+    labels = [f"number_{i}" for i in range(7)]
+    table = pd.concat([predictions(("cnn",), label=label) for label in labels])
+    exams = table[["institution", "patient_id", "exam_id", "split"]].drop_duplicates()
+    exams = exams.assign(role="external", target=7.0)
+    exams = exams.assign(**{f"target {label}": 10.0**i for i, label in enumerate(labels)})
+    flow = pd.DataFrame(
+        {"institution": ["north", "south"], "in manifest": 60, "packed": 60, "with target": 60}
+    )
+    left_out = pd.DataFrame(columns=["institution", "exam_id", "path", "reason"])
+    targets = {label: f"target {label}" for label in labels}
+    study = Study("many", "7 labels", cohort=Cohort(exams, flow, left_out, targets))
+    found = Regression.of(Asked(tuple(labels), SETTINGS), table, None, None)
+    table1 = found.evidence(study, []).tables["table1.csv"]
+    assert "any of 7 labels: not known" in table1
+    assert "mean" not in table1
 
 
 def test_least_errors_are_of_lvef_alone():

@@ -1,7 +1,8 @@
 """Speed and memory, compared side by side in one run: `python -m experiments.bench NAME`.
 
 NAME is `reading` (a recording, by whoever reads it), `evaluation` (statistics of 230,000 exams;
-`evaluation exams=10000` for fewer), `ptbxl` (that benchmark on a synthetic folder of its size, 1.2
+`evaluation exams=10000` for fewer; `evaluation labels=71 exams=2200` for the report of 71 labels of
+2200 validation and 2200 test exams), `ptbxl` (that benchmark on a synthetic folder of its size, 1.2
 GB of temporary files; `ptbxl records=1000` for fewer) or `training` (steps of pretraining and of
 fine-tuning on random signals; takes the overrides of `experiments.run`, such as `scale=paper
 network=vit_huge trainer.precision=bf16-mixed`).
@@ -129,6 +130,52 @@ def evaluation(exams: int) -> list[tuple[str, str]]:
         begun = time.perf_counter()
         run()
         figures.append((name, f"{time.perf_counter() - begun:.2f} s"))
+    return figures
+
+
+def labels_report(labels: int, exams: int) -> list[tuple[str, str]]:
+    """Seconds of the statistics and of the report of three models' predictions of many labels."""
+    import numpy as np
+    import pandas as pd
+
+    from experiments.config import compose_config
+    from experiments.figures.study import Study
+    from experiments.stages.classification import Classification
+    from experiments.stages.findings import Asked
+
+    rng = np.random.default_rng(0)
+    names = [f"label{i:02}" for i in range(labels)]
+    of_label = []
+    for name, share in zip(names, np.geomspace(0.4, 0.01, labels), strict=True):
+        target = (rng.random(2 * exams) < share).astype(int)
+        exam = np.arange(2 * exams).astype(str)
+        split = np.repeat(["val", "test"], exams)
+        for model in ("model0", "model1", "model2"):
+            logit = 1.5 * target - 2 + rng.normal(size=2 * exams)
+            of_label.append(
+                pd.DataFrame(
+                    {
+                        "model": model, "label": name, "institution": "site", "split": split,
+                        "patient_id": exam, "exam_id": exam, "target": target, "logit": logit,
+                        "probability": _sigmoid(logit),
+                    }
+                )
+            )  # fmt: skip
+    asked = Asked.by(compose_config([f"target=[{','.join(names)}]"]))
+    figures = []
+
+    def timed(name: str, run: Callable[[], Any]) -> Any:
+        begun, worked = time.perf_counter(), time.process_time()
+        result = run()
+        wall, of_processor = time.perf_counter() - begun, time.process_time() - worked
+        figures.append((name, f"{wall:.1f} s, {of_processor:.1f} s of processor time"))
+        return result
+
+    found = timed(
+        f"AUROCs and comparisons of 3 models, {labels} labels",
+        lambda: Classification.of(asked, pd.concat(of_label, ignore_index=True), None, None),
+    )
+    timed("report.html, its tables and figures", lambda: found.evidence(Study("bench", "many"), []))
     return figures
 
 
@@ -288,6 +335,10 @@ def main(arguments: Sequence[str]) -> int:
             figures = training(overrides)
         elif name == "ptbxl" and re.fullmatch(r"(records=\d{2,})?", " ".join(overrides)):
             figures = ptbxl(int(overrides[0].removeprefix("records=")) if overrides else 21_799)
+        elif name == "evaluation" and (
+            many := re.fullmatch(r"labels=(\d{1,3}) exams=(\d{3,})", " ".join(overrides))
+        ):
+            figures = labels_report(int(many[1]), int(many[2]))
         elif name == "evaluation" and re.fullmatch(r"(exams=\d{3,})?", " ".join(overrides)):
             figures = evaluation(int(overrides[0].removeprefix("exams=")) if overrides else 230_000)
         else:

@@ -85,7 +85,9 @@ class Regression:
         if len(self.found) == 1:
             return next(iter(self.tables))
         interval = f"{self.asked.settings.confidence:.0%} interval"
-        return f"{MAE.capitalize()} of {titled(list(self.found))}, each in its own unit ({interval})"
+        return (
+            f"{MAE.capitalize()} of {titled(list(self.found))}, each in its own unit ({interval})"
+        )
 
     @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
@@ -204,7 +206,9 @@ class Regression:
     def evidence(self, study: Study, folds: Sequence[pd.DataFrame]) -> Evidence:
         """The report. Nothing of `folds` is needed: their external exams are in the predictions."""
         if self.untested:
-            told = f"No tested exam has a truth of {', '.join(self.untested)}: nothing is told of it."
+            told = (
+                f"No tested exam has a truth of {', '.join(self.untested)}: nothing is told of it."
+            )
             study = replace(study, limits=[*study.limits, told])
         exams = None if study.cohort is None else study.cohort.exams
         analyses = {

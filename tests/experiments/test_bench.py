@@ -36,6 +36,14 @@ def test_the_statistics_are_timed_beside_others(capsys: pytest.CaptureFixture[st
         assert name in shown
 
 
+def test_the_report_of_many_labels_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["evaluation", "labels=2", "exams=150"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 labels" in shown
+    assert "report.html" in shown
+    assert "s of processor time" in shown
+
+
 def test_the_ptbxl_benchmark_is_measured_from_folder_to_predictions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

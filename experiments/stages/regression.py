@@ -40,8 +40,8 @@ class Regression:
     """Findings of labels that are numbers, each by itself: their units differ.
 
     Where models have different exams the result is of those that all have, and each model on all
-    its exams stands beside it, as in `Classification`. `untested` are the labels that no tested exam
-    is known of; of no others is anything found, and InputError where there are no others.
+    its exams stands beside it, as in `Classification`. Nothing is found of `untested` labels,
+    of which no tested exam has a truth; InputError where all are.
     """
 
     asked: Asked
@@ -206,10 +206,8 @@ class Regression:
     def evidence(self, study: Study, folds: Sequence[pd.DataFrame]) -> Evidence:
         """The report. Nothing of `folds` is needed: their external exams are in the predictions."""
         if self.untested:
-            told = (
-                f"No tested exam has a truth of {', '.join(self.untested)}: nothing is told of it."
-            )
-            study = replace(study, limits=[*study.limits, told])
+            untested = f"Nothing is told of {', '.join(self.untested)}: no tested exam has a truth."
+            study = replace(study, limits=[*study.limits, untested])
         exams = None if study.cohort is None else study.cohort.exams
         analyses = {
             label: analyse_errors(of, self.asked.settings, exams=exams)

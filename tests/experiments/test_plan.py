@@ -73,6 +73,12 @@ def test_a_pretraining_of_ones_own_keeps_its_settings(tmp_path: Path) -> None:
     assert config.pretrain.batch_size == 256
 
 
+def test_thresholds_on_the_truth_of_no_label_are_refused_before_anything_is_read() -> None:
+    asked = ["task=regression", "target=lvef_percent", "statistics.truth_thresholds={lvef: [40]}"]
+    with pytest.raises(InputError, match=r"lvef is no label here.*Did you mean lvef_percent\?"):
+        plan_of(compose_config(asked))
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [

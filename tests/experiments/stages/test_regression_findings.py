@@ -106,7 +106,7 @@ def test_a_label_known_of_no_tested_exam_is_left_out_and_named():
     found = Regression.of(asked, both, None, None)
     assert list(found.found) == ["lvef_percent"]
     html = found.evidence(Study("two", "lvef_percent and pasp_mmhg"), []).html
-    assert "No tested exam has a truth of pasp_mmhg" in html
+    assert "Nothing is told of pasp_mmhg: no tested exam" in html
     with pytest.raises(InputError, match="pasp_mmhg: no exam of split test or external"):
         Regression.of(Asked(("pasp_mmhg",), SETTINGS), unknown, None, None)
 

@@ -30,7 +30,7 @@ def question(analysis: Analysis | ErrorAnalysis, study: Study) -> list[Block]:
 
 
 def answer(analysis: Analysis, study: Study) -> list[Block]:
-    first, *others = study_text.answer(analysis, study)
+    first, *others = [*study_text.answer(analysis, study), study_text.not_tested(study)]
     return [Paragraph(first, strong=True), *(Paragraph(text) for text in others if text)]
 
 

@@ -24,7 +24,7 @@ _OF_LABEL = ("results", "roc", "operating_points", "reliability", "calibration")
 
 def answer(several: Several, study: Study) -> list[Block]:
     first, against = study_text.answer_macro(several.overall, study)
-    texts = [" ".join(_of_labels(several, study)), against]
+    texts = [" ".join(_of_labels(several, study)), against, study_text.not_tested(study)]
     return [Paragraph(first, strong=True), *(Paragraph(text) for text in texts if text)]
 
 

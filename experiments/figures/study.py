@@ -65,7 +65,8 @@ class Study:
     `simulated`: what is simulated and what that means, for the banner. `limits`: what a launch adds
     to the limits (a pretraining that ended on its plateau). `digests` and `versions`: of data and
     of software. `ceilings`: model -> institution -> the best possible AUROC, known in a simulation.
-    `readers`: the section on a reader study. `published`: published results for the same target:
+    `untested`: labels that no exam was tested for, which the report is not on. `readers`: the
+    section on a reader study. `published`: published results for the same target:
     model, auroc (macro) and source.
     """
 
@@ -91,6 +92,7 @@ class Study:
     pretraining: Pretraining | None = None
     readers: Sequence[Block] = ()
     published: pd.DataFrame | None = None
+    untested: Sequence[str] = ()
 
     @property
     def banners(self) -> dict[str, str]:

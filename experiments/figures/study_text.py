@@ -279,8 +279,18 @@ def not_analysed(study: Study) -> Iterator[str]:
         )
 
 
+def not_tested(study: Study) -> str:
+    """Which labels the report is not on."""
+    if not study.untested:
+        return ""
+    return f"No exam was tested for {', '.join(study.untested)}: nothing here is on how well " + (
+        "these labels are told." if len(study.untested) > 1 else "this label is told."
+    )
+
+
 def of_every_report(study: Study, subgroups: pd.DataFrame | None) -> Iterator[str]:
     yield from study.limits
+    yield from filter(None, [not_tested(study)])
     yield from () if study.cohort is None else study.cohort.notes
     yield (
         "Each analysis of subgroups and each comparison is one of many. Holm's correction holds "

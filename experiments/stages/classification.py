@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from datamodules.errors import InputError
 from experiments.evaluation.analysis import (
     Aurocs,
     analyse,
@@ -18,7 +19,7 @@ from experiments.evaluation.analysis import (
 from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.comparison import common_exams, comparison_table, comparisons_json
 from experiments.evaluation.macro import macro_summary
-from experiments.evaluation.predictions import LABEL, RESERVED, check_predictions
+from experiments.evaluation.predictions import LABEL, RESERVED, ROLES, check_predictions
 from experiments.evaluation.summary import results_table, summarise, summary_json
 from experiments.figures.report import Evidence, build, build_several
 from experiments.figures.study import Study, Subsets, titled
@@ -32,6 +33,8 @@ METRICS = {"auroc": "auroc", "auroc_low": "auroc_low", "auroc_high": "auroc_high
 class Classification:
     """Findings of one label, or of several and their macro average, which is then the result.
 
+    Labels that no exam was tested for are in the predictions alone, and are said to be.
+
     Where models have different exams (fused ones, of which each has its own input), the result is
     of those that all have, label by label, one test set for all; each model on all its exams stands
     beside it, and in summary.json.
@@ -43,6 +46,7 @@ class Classification:
     labels: Mapping[str, Aurocs]
     macro: Aurocs | None
     ceilings: Ceilings
+    untested: Sequence[str]
 
     @classmethod
     def of(
@@ -59,14 +63,27 @@ class Classification:
             subsets = None if subsets.empty else check_predictions(subsets, source, label=label)
         settings, common = asked.settings, subsets is not None
         settings.check(checked["label"].unique().tolist())
-        labels = {
+        every = {
             str(name): aurocs(rows, settings, common=common)
             for name, rows in checked.groupby("label", sort=False)
         }
+        labels = {name: found for name, found in every.items() if len(found.summary)}
+        if not labels:
+            raise InputError(
+                f"no exam of {', '.join(every)} is tested: all are of split val. Predict exams of "
+                "split test or external too."
+            )
+        if subsets is not None:
+            tested = subsets[subsets["split"].isin(ROLES)]["label"].unique()
+            subsets = subsets[subsets["label"].isin(tested)]
+            subsets = None if subsets.empty else subsets
         macro = None
         if len(labels) > 1:
-            macro = macro_aurocs(checked, labels, settings, common=common)
-        return cls(asked, checked, subsets, labels, macro, ceilings or {})
+            of_labels = checked[checked["label"].isin(list(labels))]
+            macro = macro_aurocs(of_labels, labels, settings, common=common)
+        known = {name: best for name, best in (ceilings or {}).items() if name in labels}
+        untested = [name for name in every if name not in labels]
+        return cls(asked, checked, subsets, labels, macro, known, untested)
 
     @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
@@ -165,7 +182,13 @@ class Classification:
     def evidence(self, study: Study, folds: Sequence[pd.DataFrame]) -> Evidence:
         settings = self.asked.settings
         exams = None if study.cohort is None else study.cohort.exams
-        known = replace(study, ceilings=self._ceilings_of(self._overall), subsets=self._subsets)
+        known = replace(
+            study,
+            target=titled(tuple(self.labels)) if self.untested else study.target,
+            ceilings=self._ceilings_of(self._overall),
+            subsets=self._subsets,
+            untested=self.untested,
+        )
         of_folds = {
             label: [self._judged(fold[fold["label"] == label]) for fold in folds]
             for label in self.labels

@@ -9,6 +9,7 @@ import pytest
 
 from datamodules.errors import InputError
 from experiments.evaluation.analysis import Settings
+from experiments.figures.study import Study
 from experiments.stages.classification import Classification
 from experiments.stages.findings import Asked
 
@@ -121,3 +122,21 @@ def test_a_given_threshold_needs_its_label():
     asked = Asked(("lvsd",), replace(SETTINGS, thresholds={"af": 0.2}))
     with pytest.raises(InputError, match="no predictions of af. The labels are lvsd"):
         Classification.of(asked, predictions(("lvsd",)), None, None)
+
+
+@pytest.mark.parametrize("labels", [("lvsd", "ph", "af"), ("lvsd", "af")])
+def test_a_label_without_a_tested_exam_is_said_and_no_more(labels):
+    table = predictions(labels)
+    table.loc[table["label"] == "af", ["institution", "split"]] = "home", "val"
+    table = table.drop_duplicates(["model", "label", "institution", "exam_id"])
+    for column in ("patient_id", "exam_id"):
+        table.loc[table["label"] == "af", column] = "v" + table[column]
+    best = {"mae": {"north": 0.9}}
+    found = Classification.of(Asked(labels, SETTINGS), table, None, dict.fromkeys(labels, best))
+    assert list(found.labels) == list(labels[:-1])
+    assert "af" in set(found.files["predictions.parquet"]["label"])
+    assert not any("/af/" in name for name in found.metrics)
+    html = found.evidence(Study("ours", "these labels"), ()).html
+    assert html.count("No exam was tested for af: nothing here is on how well") == 2
+    with pytest.raises(InputError, match="no exam of af is tested"):
+        Classification.of(Asked(("af",), SETTINGS), table[table["label"] == "af"], None, None)

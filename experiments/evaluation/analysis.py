@@ -19,7 +19,13 @@ from experiments.evaluation.comparison import common_exams, comparable, compare
 from experiments.evaluation.decision import decision_curves
 from experiments.evaluation.folds import calibration_of_folds, operating_points_of_folds
 from experiments.evaluation.heterogeneity import pooled_aurocs
-from experiments.evaluation.macro import compare_macro, macro_measures, macro_summary
+from experiments.evaluation.macro import (
+    compare_macro,
+    macro_measures,
+    macro_summary,
+    pooled_macro,
+    shared_labels,
+)
 from experiments.evaluation.operating import operating_points
 from experiments.evaluation.predictions import EXAM, EXTERNAL, MACRO, label_of
 from experiments.evaluation.ranking import ranking_table
@@ -122,7 +128,8 @@ class Several:
     """The analysis of several labels.
 
     `overall` is that of the macro average, by `macro_summary` and `compare_macro`, whose further
-    tables hold those of all labels, one below the other; `measures` are of `macro_measures`.
+    tables hold those of all labels, one below the other; `measures` are of `macro_measures`. Both
+    are over the labels that all models have (`shared_labels`).
     """
 
     overall: Analysis
@@ -151,16 +158,20 @@ def aurocs(predictions: pd.DataFrame, settings: Settings, *, common: bool) -> Au
 def macro_aurocs(
     predictions: pd.DataFrame, found: Mapping[str, Aurocs], settings: Settings, *, common: bool
 ) -> Aurocs:
-    """The macro average over the labels of `found`, each on the exams that it is judged on."""
+    """The macro average over the labels of `found`, each on the exams that it is judged on.
+
+    `summary` is of the labels that all models have, `own_summary` of each model's own.
+    """
     confidence = settings.confidence
     tested = pd.concat([of.predictions for of in found.values()], ignore_index=True)
-    own = any(of.own_summary is not None for of in found.values())
+    shared = shared_labels(tested)
+    own = len(shared) < len(tested) or any(of.own_summary is not None for of in found.values())
     return Aurocs(
         MACRO,
         tested,
-        macro_summary(tested, confidence=confidence),
+        macro_summary(shared, confidence=confidence),
         macro_summary(predictions, confidence=confidence) if own else None,
-        compare_macro(tested if common else predictions, confidence=confidence),
+        compare_macro(shared if common else predictions, confidence=confidence),
     )
 
 
@@ -174,12 +185,12 @@ def analyse_several(
 ) -> Several:
     """`analyse` of every label, on its own `folds`, and what the macro average adds."""
     with ThreadPoolExecutor(1) as pool:
-        measures = pool.submit(macro_measures, macro.predictions, **settings.bootstrap)
+        measures = pool.submit(macro_measures, shared_labels(macro.predictions), **settings.bootstrap)
         labels = {
             label: analyse(of_label, settings, exams=exams, folds=folds[label])
             for label, of_label in found.items()
         }
-    pooled = pooled_aurocs(macro.summary, confidence=settings.confidence)
+    pooled = pooled_macro(macro.summary, confidence=settings.confidence)
     pooled.insert(0, "label", MACRO)
 
     def joined(name: str) -> Any:

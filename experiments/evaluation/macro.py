@@ -31,6 +31,7 @@ from experiments.evaluation.comparison import (
     corrected,
     same_order,
 )
+from experiments.evaluation.heterogeneity import pooled_aurocs
 from experiments.evaluation.predictions import (
     ALL_EXTERNAL,
     EXTERNAL,
@@ -53,6 +54,7 @@ MEASURE_COLUMNS = (
     *(name + end for name in MEASURES for end in ("", "_low", "_high")), "fmax_threshold",
     "method", "labels", "left_out",
 )  # fmt: skip
+SEPARATOR = "; "  # of labels, whose names may have commas
 FMAX_THRESHOLDS = np.arange(1, 101) / 100
 
 _Set = tuple[str, str]  # institution and role
@@ -162,7 +164,7 @@ def macro_summary(predictions: pd.DataFrame, *, confidence: float) -> pd.DataFra
     """A row a model and test set, as `summarise` has them, with SUMMARY_COLUMNS: the mean AUROC.
 
     `predictions` is a checked table. Each label counts once, if its AUROC is estimable there
-    (`is_estimable`); `labels` says how many these are, `left_out` names the others. Labels may have
+    (`is_estimable`); `labels` says how many these are, `left_out` names the others, parted by "; ". Labels may have
     different exams. `n` counts exams with any label known, `positives` those with any positive.
 
     The mean is linear in what each exam adds to it: its placement's distance from the mean of its
@@ -192,6 +194,39 @@ def macro_summary(predictions: pd.DataFrame, *, confidence: float) -> pd.DataFra
             rows.append(_row(model, test_set, there) | _mean_auroc(there, model, confidence))
     numbers = dict.fromkeys(("auroc", "auroc_low", "auroc_high"), "float64")
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)).astype(numbers)
+
+
+def shared_labels(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the labels that all models have tested exams of; all where there is no such label.
+
+    Averages over different labels must not be compared.
+    """
+    tested = predictions[predictions["split"].isin(ROLES)]
+    models = tested.groupby("label", sort=False)["model"].nunique()
+    shared = models.index[models == tested["model"].nunique()]
+    return predictions[predictions["label"].isin(shared)] if len(shared) else predictions
+
+
+def pooled_macro(summary: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
+    """`pooled_aurocs` of a `macro_summary`, over institutions whose averages are over the labels of
+    the model's pooled row: between others the labels would differ, not the hospitals. These are
+    named in `left_out`.
+    """
+    alike = summary.assign(auroc=summary["auroc"].where(of_pooled_labels(summary)))
+    return pooled_aurocs(alike, confidence=confidence)
+
+
+def of_pooled_labels(summary: pd.DataFrame) -> pd.Series:
+    """Which rows of a `macro_summary` are over the labels of their model's pooled row; all of a
+    model without one.
+    """
+    pooled = summary[summary["role"] == POOLED].set_index("model")["left_out"]
+    return summary["left_out"] == summary["model"].map(pooled).fillna(summary["left_out"])
+
+
+def left_out_labels(left_out: str) -> list[str]:
+    """The names in a cell of the column `left_out`."""
+    return left_out.split(SEPARATOR) if left_out else []
 
 
 def compare_macro(predictions: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
@@ -324,7 +359,7 @@ def _row(model: str, test_set: _Set, there: _Exams) -> dict[str, Any]:
         "n": there.exams.size,
         "positives": np.unique(positive).size,
         "labels": len(known),
-        "left_out": ", ".join(of.name for of in there.every if of.name not in known),
+        "left_out": SEPARATOR.join(of.name for of in there.every if of.name not in known),
     }
 
 

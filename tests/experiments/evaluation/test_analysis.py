@@ -168,3 +168,23 @@ def test_a_given_threshold_is_used_and_none_is_chosen():
     pd.testing.assert_frame_equal(analysis.operating.drop(columns="label"), points)
     with pytest.raises(InputError, match="no predictions of lvsd. The labels are ph, af"):
         settings.check(["ph", "af"])
+
+
+def test_a_macro_average_is_over_labels_that_all_models_have():
+    first = predictions(label="lvsd")
+    both = pd.concat([first, first.assign(label="ph"), first.assign(label="af")])
+    both = both[(both["label"] != "af") | (both["model"] != "cnn")].reset_index(drop=True)
+    found = {
+        label: aurocs(rows, SETTINGS, common=False)
+        for label, rows in both.groupby("label", sort=False)
+    }
+    macro = macro_aurocs(both, found, SETTINGS, common=False)
+    several = analyse_several(macro, found, SETTINGS, folds=dict.fromkeys(found, ()))
+    assert set(macro.summary["labels"]) == set(several.measures["labels"]) == {2}
+    assert set(macro.summary["left_out"]) == {""}
+    assert macro.own_summary is not None
+    assert macro.own_summary.groupby("model")["labels"].max().to_dict() == {"mae": 3, "cnn": 2}
+    alone = {label: found[label] for label in ("af",)} | {"lvsd": found["lvsd"]}
+    alone["lvsd"] = aurocs(first[first["model"] == "cnn"], SETTINGS, common=False)
+    rows = pd.concat([of.predictions for of in alone.values()])
+    assert set(macro_aurocs(rows, alone, SETTINGS, common=False).summary["labels"]) == {1}

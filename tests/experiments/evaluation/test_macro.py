@@ -8,13 +8,16 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 
 from experiments.evaluation.auroc import auroc_interval
 from experiments.evaluation.comparison import compare
+from experiments.evaluation.heterogeneity import pooled_aurocs
 from experiments.evaluation.macro import (
     BY_PATIENTS,
     FMAX_THRESHOLDS,
     PAIRED,
     compare_macro,
+    left_out_labels,
     macro_measures,
     macro_summary,
+    pooled_macro,
 )
 from experiments.evaluation.predictions import check_predictions
 from experiments.evaluation.summary import summarise
@@ -249,3 +252,23 @@ def test_a_perfect_model_has_an_interval():
         for _, rows in perfect[perfect["model"] == "a"].groupby("label")
     ]
     assert max(alone) < row["auroc_low"] < 1
+
+
+def test_institutions_with_other_labels_are_in_no_mean_over_hospitals():
+    predictions = table(institutions=("north", "south", "east", "west"))
+    nobody = predictions["institution"].isin(["east", "west"]) & (predictions["label"] == "label 0")
+    predictions.loc[nobody, "target"] = 0
+    summary = macro_summary(predictions, confidence=0.95)
+    alike = summary[summary["institution"].isin(["north", "south"])]
+    expected = pooled_aurocs(alike, confidence=0.95).drop(columns="left_out")
+    pooled = pooled_macro(summary, confidence=0.95)
+    pd.testing.assert_frame_equal(pooled.drop(columns="left_out"), expected)
+    assert set(pooled["left_out"]) == {"east, west"}
+
+
+def test_labels_left_out_are_told_apart_whatever_their_names():
+    predictions = table().replace({"label": {"label 0": "c, d", "label 1": "e"}})
+    predictions.loc[predictions["label"] != "label 2", "target"] = 0
+    left_out = macro_summary(predictions, confidence=0.95)["left_out"].iloc[0]
+    assert left_out_labels(left_out) == ["c, d", "e"]
+    assert left_out_labels("") == []

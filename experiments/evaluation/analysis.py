@@ -185,7 +185,9 @@ def analyse_several(
 ) -> Several:
     """`analyse` of every label, on its own `folds`, and what the macro average adds."""
     with ThreadPoolExecutor(1) as pool:
-        measures = pool.submit(macro_measures, shared_labels(macro.predictions), **settings.bootstrap)
+        measures = pool.submit(
+            macro_measures, shared_labels(macro.predictions), **settings.bootstrap
+        )
         labels = {
             label: analyse(of_label, settings, exams=exams, folds=folds[label])
             for label, of_label in found.items()

@@ -164,8 +164,9 @@ def macro_summary(predictions: pd.DataFrame, *, confidence: float) -> pd.DataFra
     """A row a model and test set, as `summarise` has them, with SUMMARY_COLUMNS: the mean AUROC.
 
     `predictions` is a checked table. Each label counts once, if its AUROC is estimable there
-    (`is_estimable`); `labels` says how many these are, `left_out` names the others, parted by "; ". Labels may have
-    different exams. `n` counts exams with any label known, `positives` those with any positive.
+    (`is_estimable`); `labels` says how many these are, `left_out` names the others, parted by
+    SEPARATOR. Labels may have different exams. `n` counts exams with any label known, `positives`
+    those with any positive.
 
     The mean is linear in what each exam adds to it: its placement's distance from the mean of its
     class, over the number of exams of that class, over the number of labels. These sums of a
@@ -197,7 +198,7 @@ def macro_summary(predictions: pd.DataFrame, *, confidence: float) -> pd.DataFra
 
 
 def shared_labels(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the labels that all models have tested exams of; all where there is no such label.
+    """The rows of the labels that all models have tested exams of; all, without such a label.
 
     Averages over different labels must not be compared.
     """
@@ -220,8 +221,10 @@ def of_pooled_labels(summary: pd.DataFrame) -> pd.Series:
     """Which rows of a `macro_summary` are over the labels of their model's pooled row; all of a
     model without one.
     """
-    pooled = summary[summary["role"] == POOLED].set_index("model")["left_out"]
-    return summary["left_out"] == summary["model"].map(pooled).fillna(summary["left_out"])
+    pooled = summary[summary["role"] == POOLED].set_index("model")["left_out"].to_dict()
+    rows = zip(summary["model"], summary["left_out"], strict=True)
+    alike = [left_out == pooled.get(model, left_out) for model, left_out in rows]
+    return pd.Series(alike, summary.index, dtype=bool)
 
 
 def left_out_labels(left_out: str) -> list[str]:
@@ -284,8 +287,8 @@ def macro_measures(
 
     All are of the labels that `labels` counts. Intervals are percentiles of the patients' bootstrap
     within institutions, all labels of a patient drawn together, moved so that their mean is the
-    value: a patient who is drawn twice makes rare labels look easier to find. NaN where no label is
-    estimable.
+    value: a patient who is drawn twice makes rare labels look easier to find. They end at
+    0 and 1, and hold the value. NaN where no label is estimable.
     """
     labels, models = _labels(predictions), _models(predictions)
     rows = []
@@ -299,6 +302,9 @@ def macro_measures(
             values, resampled = _measures(there, model, resamples, seed)
             resampled += values - np.nanmean(resampled, axis=0)
             lows, highs = percentiles(resampled, confidence=confidence)
+            # a value at the end of the scale is moved there, and its resamples beyond
+            lows = np.clip(lows, 0, values)
+            highs = np.clip(highs, values, 1)
             for name, value, low, high in zip(MEASURES, values, lows, highs, strict=True):
                 row |= {name: value, f"{name}_low": low, f"{name}_high": high}
             best = _f_scores(_f_sums(there, model).sum(axis=0, keepdims=True)).argmax()

@@ -165,6 +165,16 @@ def exam_checks(
             f"test, {patients.iloc[0]!r} among them; thresholds come from val. Split by patient"
         )
     several = checked["label"].nunique() > 1
+    for column in ("patient_id", "split") if several else ():
+        first = checked.groupby(["model", *EXAM], sort=False)[column].transform("first")
+        for row in checked.index[(checked[column] != first) & (checked["exam_id"] != "")]:
+            model, institution, exam_id, value = checked.loc[row, ["model", *EXAM, column]]
+            rows.refuse_row(
+                row,
+                column,
+                f"{value!r}, but {first[row]!r} in an earlier row of exam {exam_id!r} of "
+                f"{institution} and model {model!r}; give an exam one {column} for all labels",
+            )
     exam = ["model", *["label"] * several, *EXAM]
     for row in checked.index[checked.duplicated(exam) & (checked["exam_id"] != "")]:
         model, of_label, institution, exam_id = checked.loc[row, ["model", "label", *EXAM]]

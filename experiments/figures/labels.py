@@ -8,7 +8,8 @@ import pandas as pd
 
 from experiments.evaluation.analysis import Analysis, Several
 from experiments.evaluation.auroc import NOT_ESTIMABLE
-from experiments.evaluation.predictions import EXTERNAL
+from experiments.evaluation.macro import left_out_labels, shared_labels
+from experiments.evaluation.predictions import EXTERNAL, POOLED, ROLES
 from experiments.evaluation.summary import estimate_text
 from experiments.figures import measured, shown, study_text
 from experiments.figures.forest import forest_figure
@@ -36,15 +37,21 @@ def _of_labels(several: Several, study: Study) -> Iterator[str]:
     if len(known) > 1:
         low, high = known.iloc[0], known.iloc[-1]
         yield (
-            f"By label its AUROC was from {estimate_text(low)}, {low['label']}, to "
-            f"{estimate_text(high)}, {high['label']}."
+            f"By label its AUROC was from {estimate_text(low)}, {low['named']}, to "
+            f"{estimate_text(high)}, {high['named']}."
         )
-    unknown = of_main.loc[of_main["auroc"].isna(), "label"]
-    if len(unknown):
+    yield from _of_some_models(several.overall)
+    unknown = of_main["auroc"].isna()
+    few, absent = (
+        of_main.loc[unknown & of, "label"] for of in (of_main["n"] > 0, of_main["n"] == 0)
+    )
+    if len(few):
         yield (
-            f"It is {NOT_ESTIMABLE} for {_listed(unknown)}, with fewer than two patients of a "
+            f"It is {NOT_ESTIMABLE} for {_listed(few)}, with fewer than two patients of a "
             "class there, and the average is over the others."
         )
+    if len(absent):
+        yield f"It has no exam of {_listed(absent)} there."
 
 
 def results(several: Several, study: Study) -> list[Block]:
@@ -64,22 +71,49 @@ def results(several: Several, study: Study) -> list[Block]:
 
 
 def _different_labels(overall: Analysis) -> str:
-    """Where averages are not over the same labels."""
-    sets = overall.summary.drop_duplicates(["institution", "left_out"])
-    lacking = sets[sets["left_out"] != ""]
-    if lacking.empty:
-        return ""
-    names = {
-        str(institution): _listed(pd.Series(rows["left_out"].iloc[0].split(", ")))
-        for institution, rows in lacking.groupby("institution", sort=False)
-    }
-    text = (
-        "A label with fewer than two patients of a class is not estimable, and in no average "
-        f"there. Left out: {'; '.join(f'at {where} {labels}' for where, labels in names.items())}."
-    )
-    if overall.summary["left_out"].nunique() > 1:
-        text += " Averages over different labels must not be compared."
-    return text
+    """Where averages are not over the same labels, and why."""
+    told, summary = list(_of_some_models(overall)), overall.summary
+    names = []
+    for (institution, left_out), rows in summary.groupby(["institution", "left_out"], sort=False):
+        if left_out:
+            of_all = (summary["institution"] == institution).sum() == len(rows)
+            of = "" if of_all else f" of {', '.join(rows['model'])}"
+            names.append(f"at {institution}{of} {_listed(pd.Series(left_out_labels(left_out)))}")
+    if names:
+        told.append(
+            "A label with fewer than two patients of a class, or without any exam, is in no "
+            f"average there. Left out: {'; '.join(names)}."
+        )
+    lacked = _models_labels(overall)
+    if summary["left_out"].nunique() > 1 or (len(lacked) and not lacked.all(axis=1).any()):
+        told.append("Averages over different labels must not be compared.")
+    return " ".join(told)
+
+
+def _models_labels(overall: Analysis) -> pd.DataFrame:
+    """Which models [columns] have tested exams of which labels [rows]."""
+    tested = overall.predictions[overall.predictions["split"].isin(ROLES)]
+    known = tested.drop_duplicates(["label", "model"]).assign(known=True)
+    table = known.pivot(index="label", columns="model", values="known").notna()
+    return table.reindex(index=tested["label"].unique(), columns=tested["model"].unique())
+
+
+def _of_some_models(overall: Analysis) -> Iterator[str]:
+    """Labels that some models have no predictions of."""
+    known = _models_labels(overall)
+    shared = known.all(axis=1)
+    if shared.all():
+        return
+    lacking = {str(model): _listed(known.index[~known[model]]) for model in known}
+    text = "; ".join(f"of {names} by {model}" for model, names in lacking.items() if names)
+    yield f"There are no predictions {text}."
+    if shared.any():
+        yield (
+            f"Averages are over the labels that all models have ({_listed(known.index[shared])}); "
+            "each model's over all of its own stands beside."
+        )
+    else:
+        yield "No label has predictions of all models, and each average is over the model's own."
 
 
 def labels(several: Several, study: Study) -> list[Block]:
@@ -88,10 +122,12 @@ def labels(several: Several, study: Study) -> list[Block]:
     drawn = _leading(several, study, max(1, _LINES // len(several.labels)))
     told = "" if len(drawn) == len(overall.models) else f" of {_models(drawn)}"
     rows = table[table["model"].isin(drawn)]
-    at = where(overall.summary)
+    at, row = where(overall.summary), reference_set(overall.summary).iloc[0]
+    if (table["institution"] != row["institution"]).any():
+        at += " (of a label that only one external institution has: there, which is named)"
     confidence = overall.settings.confidence
     figure = forest_figure(
-        rows.assign(institution=rows["label"]),
+        rows.assign(institution=rows["named"], role=row["role"]),
         confidence=confidence,
         title=f"{study.target}: AUROC by label",
         names_of="Label",
@@ -111,8 +147,11 @@ def labels(several: Several, study: Study) -> list[Block]:
             "labels",
             f"{at}: AUROC by label"
             + ("." if len(columns) == len(overall.models) else f", of {_models(columns)}."),
-            shown.labels(table, [model for model in overall.models if model in columns]),
-            table,
+            shown.labels(
+                table.assign(label=table["named"]),
+                [model for model in overall.models if model in columns],
+            ),
+            table.drop(columns="named"),
         ),
         Paragraph(text),
     ]
@@ -142,7 +181,7 @@ def sections(several: Several, study: Study) -> list[Section]:
 
 def limits(several: Several, study: Study) -> list[Block]:
     told = study_text.limits(several.overall, study)
-    told[-1:-1] = _limits_of_labels(several)
+    told[-1:-1] = [*_of_some_models(several.overall), *_limits_of_labels(several)]
     return [Listing(told)]
 
 
@@ -151,17 +190,23 @@ def _limits_of_labels(several: Several) -> Iterator[str]:
     external = summary[summary["role"] == EXTERNAL]
     sets = external if len(external) else summary
     smaller = sets["positives"].clip(upper=sets["n"] - sets["positives"])
-    few = sets[(smaller < ENOUGH) & sets["auroc"].notna()]
-    counts = few.drop_duplicates(["institution", "label"]).groupby("institution", sort=False)
-    told = [f"{where} for {number_of(len(rows), 'label')}" for where, rows in counts]
+    told = []
+    for institution, rows in sets.assign(few=smaller < ENOUGH).groupby("institution", sort=False):
+        known = set(rows.loc[rows["auroc"].notna(), "label"])
+        unknown = len(set(several.labels) - known)  # without any exam, too
+        few = len(known & set(rows.loc[rows["few"], "label"])) + unknown
+        if few:
+            text = f"{institution} for {number_of(few, 'label')}"
+            told.append(text + f" ({unknown} {NOT_ESTIMABLE})" * (unknown > 0))
     if told:
         yield (
             f"Fewer than {ENOUGH} exams of a class, the least that an external validation should "
             f"have (Vergouwe et al., J Clin Epidemiol 2005;58:475), has {', '.join(told)}. These "
             "labels' intervals are wide, and their calibration there is uncertain."
         )
+    averaged = shared_labels(several.overall.predictions)["label"].nunique()
     yield (
-        f"The macro average counts each of {len(several.labels)} labels alike, whatever its "
+        f"The macro average counts each of {averaged} labels alike, whatever its "
         "prevalence and what it means for a patient; comparisons of single labels are not "
         "corrected for their number."
     )
@@ -198,12 +243,33 @@ def told(overall: Analysis) -> list[str]:
 
 
 def _reference(several: Several) -> pd.DataFrame:
-    """Each label's summary at the reference set of the macro average."""
-    row = reference_set(several.overall.summary).iloc[0]
-    summary = pd.concat([of.summary for of in several.labels.values()], ignore_index=True)
-    there = (summary["institution"] == row["institution"]) & (summary["role"] == row["role"])
-    rows: pd.DataFrame = summary[there]
-    return rows
+    """Each label's summary at the reference set of the macro average, a row a model.
+
+    Where that is all external institutions together, a label that a model has at only one of them
+    has that one's row. Without any exam there a row has n = 0. `named` is the label, with the
+    institution where it is another.
+    """
+    row, rows = reference_set(several.overall.summary).iloc[0], list[pd.DataFrame]()
+    at = ["institution", "role"]
+    for label, analysis in several.labels.items():
+        for model in several.overall.models:
+            of_model = analysis.summary[analysis.summary["model"] == model]
+            there = of_model[(of_model[at] == row[at]).all(axis=1)]
+            external = of_model[of_model["role"] == EXTERNAL]
+            if there.empty and row["role"] == POOLED and len(external) == 1:
+                there = external
+            if there.empty:
+                nothing = {"model": model, "label": label, "n": 0, "positives": 0}
+                nothing |= {**row[at].to_dict(), "method": NOT_ESTIMABLE}
+                there = pd.DataFrame([nothing]).reindex(columns=of_model.columns)
+                there = there.astype(of_model.dtypes)
+            rows.append(there)
+    table = pd.concat(rows, ignore_index=True)
+    table["named"] = [
+        label if institution == row["institution"] else f"{label} ({institution})"
+        for label, institution in zip(table["label"], table["institution"], strict=True)
+    ]
+    return table
 
 
 def _leading(several: Several, study: Study, most: int) -> list[str]:
@@ -221,7 +287,7 @@ def _models(leading: Sequence[str]) -> str:
     return f"{leading[0]} and the {number_of(len(leading) - 1, 'model')} with the highest averages"
 
 
-def _listed(names: pd.Series) -> str:
+def _listed(names: pd.Series | pd.Index) -> str:
     """Few names, or their number."""
     if len(names) > 2 * NAMED:
         return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"

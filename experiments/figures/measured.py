@@ -51,10 +51,11 @@ def ranked(analysis: Analysis, study: Study) -> list[Block]:
     """AUROCs by institution, compared and put together: of a label, or of the macro average."""
     confidence, target = analysis.settings.confidence, study.target
     auroc = title = "AUROC"
-    positive = ""
+    positive = labels = other = ""
     if analysis.label == MACRO:
         auroc, title = "Macro average AUROC", "macro average AUROC"
-        positive = " Positive exams are so for any label."
+        positive, labels = " Positive exams are so for any label.", " and labels"
+        other = " Left out are also institutions whose averages are over other labels than in all."
     percent = f"{100 * confidence:g} %"
     summary, pooled, external = analysis.summary, analysis.pooled, analysis.has_external
     forest = forest_figure(
@@ -80,7 +81,7 @@ def ranked(analysis: Analysis, study: Study) -> list[Block]:
     ]
     own = analysis.own_summary
     if own is not None:
-        caption = f"{auroc} for {target}, each model on all its exams."
+        caption = f"{auroc} for {target}, each model on all its exams{labels}."
         table = Table("results_own_exams", caption, results_table(own, None), own, folded=True)
         blocks.append(table)
     if len(analysis.comparisons):
@@ -90,7 +91,8 @@ def ranked(analysis: Analysis, study: Study) -> list[Block]:
             Table(
                 "heterogeneity",
                 "Differences between external institutions: random-effects meta-analysis of logit "
-                "AUROCs. I squared is the share of the variation that chance does not explain.",
+                "AUROCs. I squared is the share of the variation that chance does not explain."
+                f"{other}",
                 shown.heterogeneity(pooled),
                 pooled,
             )

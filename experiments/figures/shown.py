@@ -71,8 +71,11 @@ def labels(table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     for label, of_label in table.groupby("label", sort=False):
         largest = of_label.sort_values("n").iloc[-1]
         counts = f"{largest['positives']:,} / {largest['n']:,}"
-        share = f"{100 * largest['positives'] / largest['n']:.1f} %"
-        cells = {str(row["model"]): estimate(row, "auroc") for _, row in of_label.iterrows()}
+        share = f"{100 * largest['positives'] / largest['n']:.1f} %" if largest["n"] else ""
+        cells = {
+            str(row["model"]): estimate(row, "auroc") if row["n"] else "no exam there"
+            for _, row in of_label.iterrows()
+        }
         rows.append(
             {"label": label, "positive / exams": counts, "prevalence": share}
             | {model: cells.get(model, "") for model in models}

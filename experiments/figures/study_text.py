@@ -109,16 +109,22 @@ def _alone(analysis: Analysis, target: str, main: str) -> Iterator[str]:
             f"({100 * confidence:g} % interval {row['auroc_low']:.3f} to {row['auroc_high']:.3f})."
         )
     known = external.dropna(subset="auroc").sort_values("auroc")
-    if row["role"] == POOLED and len(known) > 1:
-        low, high = known.iloc[0], known.iloc[-1]
+    alike = known
+    if analysis.label == MACRO:
+        alike = known[known["left_out"] == row["left_out"]]
+    if row["role"] == POOLED and len(alike) > 1:
+        low, high = alike.iloc[0], alike.iloc[-1]
         yield (
             f"Across institutions it was from {low['auroc']:.3f} ({low['institution']}) to "
             f"{high['auroc']:.3f} ({high['institution']})."
         )
     if analysis.label == MACRO:
-        fewer = known.loc[known["left_out"] != row["left_out"], "institution"]
-        if len(fewer):
-            yield f"At {', '.join(fewer)} it is over other labels than in all, for few patients."
+        others = known.loc[known["left_out"] != row["left_out"], "institution"]
+        if len(others):
+            yield (
+                f"At {', '.join(others)} it is over other labels than in all, for few patients "
+                "of a class or none, and in no range or mean over institutions."
+            )
     unknown = external[external["auroc"].isna()]
     if row["role"] == POOLED and len(unknown):
         yield f"It is {NOT_ESTIMABLE} at {', '.join(unknown['institution'])}."
@@ -235,10 +241,13 @@ def limits(analysis: Analysis, study: Study) -> list[str]:
         )
     exams = analysis.predictions.drop_duplicates(["institution", "exam_id"])
     if exams.duplicated(["institution", "patient_id"]).any():
-        told.append(
-            "Some patients have several exams: intervals resample whole patients, and counts are "
-            "exams."
-        )
+        how = "resample whole patients"
+        if analysis.label == MACRO:
+            how = (
+                "are by patients (of the macro average AUROC in closed form, of all else by "
+                "resampling them whole)"
+            )
+        told.append(f"Some patients have several exams: intervals {how}, and counts are exams.")
     return [*told, *of_every_report(study, analysis.subgroups)]
 
 

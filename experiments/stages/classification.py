@@ -18,7 +18,7 @@ from experiments.evaluation.analysis import (
 )
 from experiments.evaluation.auroc import NOT_ESTIMABLE
 from experiments.evaluation.comparison import common_exams, comparison_table, comparisons_json
-from experiments.evaluation.macro import macro_summary
+from experiments.evaluation.macro import macro_summary, shared_labels
 from experiments.evaluation.predictions import LABEL, RESERVED, ROLES, check_predictions
 from experiments.evaluation.summary import results_table, summarise, summary_json
 from experiments.figures.report import Evidence, build, build_several
@@ -237,10 +237,11 @@ class Classification:
             return self.ceilings.get(found.label)
         if set(self.ceilings) != set(self.labels):
             return None
+        shared = shared_labels(found.predictions)["label"].unique()
         best: dict[str, dict[str, float]] = {}
         for row in found.summary[found.summary["left_out"] == ""].to_dict(orient="records"):
             model, where = row["model"], row["institution"]
-            values = [of.get(model, {}).get(where) for of in self.ceilings.values()]
+            values = [of.get(model, {}).get(where) for of in map(self.ceilings.get, shared)]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 best.setdefault(model, {})[where] = float(np.mean(known))

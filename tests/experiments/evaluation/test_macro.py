@@ -12,6 +12,7 @@ from experiments.evaluation.heterogeneity import pooled_aurocs
 from experiments.evaluation.macro import (
     BY_PATIENTS,
     FMAX_THRESHOLDS,
+    MEASURES,
     PAIRED,
     compare_macro,
     left_out_labels,
@@ -272,3 +273,26 @@ def test_labels_left_out_are_told_apart_whatever_their_names():
     left_out = macro_summary(predictions, confidence=0.95)["left_out"].iloc[0]
     assert left_out_labels(left_out) == ["c, d", "e"]
     assert left_out_labels("") == []
+
+
+def test_intervals_of_measures_stay_within_0_and_1_and_hold_their_value():
+    generator = np.random.default_rng(0)
+    exam = np.arange(60)
+    rows = []
+    for number in range(2):
+        target = exam % 12 == number
+        logit = generator.normal(size=60) + 6 * target - 3
+        rows.append(
+            pd.DataFrame(
+                {
+                    "model": "a", "label": f"label {number}", "institution": "north",
+                    "split": "external", "patient_id": exam, "exam_id": exam,
+                    "target": target.astype(int), "logit": logit,
+                    "probability": 1 / (1 + np.exp(-logit)),
+                }
+            )
+        )  # fmt: skip
+    made = macro_measures(check_predictions(pd.concat(rows), "made"), **SETTINGS).iloc[0]
+    assert max(made[f"{name}_high"] for name in MEASURES) <= 1
+    for name in MEASURES:
+        assert 0 <= made[f"{name}_low"] <= made[name] <= made[f"{name}_high"]

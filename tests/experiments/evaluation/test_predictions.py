@@ -164,3 +164,19 @@ def test_a_file_without_label_has_that_of_the_others(tmp_path, labels, expected)
     read = read_several(paths)
     assert tuple(read.columns) == COLUMNS
     assert list(read["label"]) == np.repeat(expected, 3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"patient_id": ["001", "002", "009"]}, "row 6, patient_id: '009', but '003' in an ear"),
+        ({"split": ["test", "test", "external"]}, "row 4, split: 'test', but 'val' in an earlier"),
+    ],
+)
+def test_an_exam_has_one_patient_and_split_for_all_labels(changes, said):
+    both = pd.concat([table(label="lvsd"), table(label="ph", **changes)], ignore_index=True)
+    with pytest.raises(InputError) as caught:
+        check_predictions(both, "theirs")
+    assert said in str(caught.value)
+    assert "of b and model 'cnn'" in str(caught.value) or "of a and" in str(caught.value)
+    assert "for all labels" in str(caught.value)

@@ -72,7 +72,7 @@ def test_averages_over_different_labels_are_said(page):
     assert "At west it is over other labels than in all" in page.text
     assert "Left out: at west sttc, <cd>." in page.text
     assert "Averages over different labels must not be compared." in page.text
-    assert "has north for 3 labels, south for 3 labels, west for 1 label" in page.text
+    assert "has north for 3 labels, south for 3 labels, west for 3 labels (2 not" in page.text
     assert "counts each of 3 labels alike" in page.text
 
 
@@ -147,3 +147,61 @@ def test_folds_have_thresholds_of_their_own_by_label():
     }  # fmt: skip
     assert points["sensitivity"].notna().all()
     assert points.groupby("label")["threshold"].first().nunique() == 2
+
+
+def test_a_label_of_one_hospital_alone_is_shown_there():
+    cohort, predictions = several_labels(NAMES[:2], ("home", "north", "south"))
+    south = predictions["institution"] == "south"
+    predictions.loc[south, "target"] = (predictions.loc[south, "exam_id"].astype(int) % 3 == 0) * 1
+    rows = predictions[(predictions["label"] == "mi") | (predictions["institution"] == "south")]
+    evidence = built(rows, cohort=cohort)
+    shown = pd.read_csv(StringIO(evidence.tables["labels.csv"]))
+    assert shown.groupby("label")["institution"].unique().str[0].to_dict() == {
+        "mi": "all-external", "sttc": "south",
+    }  # fmt: skip
+    text = Page(evidence.html).text
+    assert "sttc (south)" in text[text.index("By label its AUROC") :][:120]
+    assert "there, which is named): AUROC by label" in text
+    assert "has north for 2 labels (1 not estimable), south for 2 labels." in text
+    pooled = pd.read_csv(StringIO(evidence.tables["heterogeneity.csv"]))
+    assert set(pooled.loc[pooled["label"] == "macro average", "left_out"]) == {"north"}
+    assert "At north it is over other labels than in all, for few patients of a class or none" in (
+        text
+    )
+    assert "Across institutions it was" not in text
+
+
+def test_a_label_without_an_exam_at_the_reference_is_there_and_said():
+    predictions = several_labels(NAMES[:2], ("home", "north"))[1]
+    evidence = built(predictions[(predictions["label"] == "mi") | (predictions["split"] == "test")])
+    text = Page(evidence.html).text
+    assert "It has no exam of sttc there." in text
+    assert "sttc 0 / 0 no exam there no exam there" in text
+    shown = pd.read_csv(StringIO(evidence.tables["labels.csv"])).set_index("label")
+    assert set(shown.loc["sttc", "n"]) == {0}
+
+
+def test_labels_of_some_models_are_told_from_labels_of_one_class():
+    predictions = several_labels(("mi", "c, d", "af"), ("home", "north", "south", "west"))[1]
+    text = Page(
+        built(
+            predictions[(predictions["label"] != "af") | (predictions["model"] != "cnn")],
+            replace(STUDY, main="mae"),
+        ).html
+    ).text
+    assert "There are no predictions of af by cnn. Averages are over the labels that all" in text
+    assert "macro average AUROC of mae over 2 labels" in text
+    assert "Left out: at west c, d." in text
+    assert "counts each of 2 labels alike" in text
+    none = predictions[(predictions["label"] == "mi") == (predictions["model"] == "mae")]
+    text = Page(built(none).html).text
+    assert "There are no predictions of c, d, af by mae; of mi by cnn. No label has pred" in text
+    assert "Averages over different labels must not be compared." in text
+
+
+def test_intervals_of_patients_with_several_exams_are_said_as_they_are(page):
+    predictions = several_labels(NAMES[:2], ("home", "north"))[1]
+    patients = (predictions["exam_id"].astype(int) // 2).astype(str)
+    text = Page(built(predictions.assign(patient_id=patients)).html).text
+    assert "intervals are by patients (of the macro average AUROC in closed form" in text
+    assert "several exams: intervals resample" not in text

@@ -1,7 +1,7 @@
 """Sections of a report on several labels: their macro average, all of them, and each."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -78,7 +78,7 @@ def _different_labels(overall: Analysis) -> str:
         if left_out:
             of_all = (summary["institution"] == institution).sum() == len(rows)
             of = "" if of_all else f" of {', '.join(rows['model'])}"
-            names.append(f"at {institution}{of} {_listed(pd.Series(left_out_labels(left_out)))}")
+            names.append(f"at {institution}{of} {_listed(left_out_labels(str(left_out)))}")
     if names:
         told.append(
             "A label with fewer than two patients of a class, or without any exam, is in no "
@@ -260,8 +260,10 @@ def _reference(several: Several) -> pd.DataFrame:
                 there = external
             if there.empty:
                 nothing = {"model": model, "label": label, "n": 0, "positives": 0}
-                nothing |= {**row[at].to_dict(), "method": NOT_ESTIMABLE}
-                there = pd.DataFrame([nothing]).reindex(columns=of_model.columns)
+                there = pd.DataFrame([nothing]).assign(
+                    institution=row["institution"], role=row["role"], method=NOT_ESTIMABLE
+                )
+                there = there.reindex(columns=of_model.columns)
                 there = there.astype(of_model.dtypes)
             rows.append(there)
     table = pd.concat(rows, ignore_index=True)
@@ -287,8 +289,9 @@ def _models(leading: Sequence[str]) -> str:
     return f"{leading[0]} and the {number_of(len(leading) - 1, 'model')} with the highest averages"
 
 
-def _listed(names: pd.Series | pd.Index) -> str:
+def _listed(names: Iterable[str]) -> str:
     """Few names, or their number."""
+    names = list(names)
     if len(names) > 2 * NAMED:
         return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
     return ", ".join(names)

@@ -241,7 +241,7 @@ class Classification:
         best: dict[str, dict[str, float]] = {}
         for row in found.summary[found.summary["left_out"] == ""].to_dict(orient="records"):
             model, where = row["model"], row["institution"]
-            values = [of.get(model, {}).get(where) for of in map(self.ceilings.get, shared)]
+            values = [self.ceilings[label].get(model, {}).get(where) for label in shared]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 best.setdefault(model, {})[where] = float(np.mean(known))

@@ -213,8 +213,10 @@ class Classification:
 
     @property
     def _measure(self) -> str:
-        title = titled(tuple(self.labels))
-        return f"AUROC for {title}" if self.macro is None else f"Macro average AUROC of {title}"
+        if self.macro is None:
+            return f"AUROC for {titled(tuple(self.labels))}"
+        averaged = shared_labels(self.macro.predictions)["label"].unique()
+        return f"Macro average AUROC of {titled(tuple(averaged))}"
 
     @cached_property
     def _results(self) -> pd.DataFrame:

@@ -140,3 +140,10 @@ def test_a_label_without_a_tested_exam_is_said_and_no_more(labels):
     assert html.count("No exam was tested for af: nothing here is on how well") == 2
     with pytest.raises(InputError, match="no exam of af is tested"):
         Classification.of(Asked(("af",), SETTINGS), table[table["label"] == "af"], None, None)
+
+
+def test_a_macro_average_is_called_by_the_labels_that_all_models_have():
+    table = predictions(("lvsd", "ph", "as"))
+    lacking = (table["model"] == "cnn") & (table["label"] == "as")
+    found = Classification.of(Asked(("lvsd", "ph", "as"), SETTINGS), table[~lacking], None, None)
+    assert found.title.startswith("Macro average AUROC of lvsd and ph (95% interval)")

@@ -1,7 +1,7 @@
 """Who is trained on and who is tested on: splits by patient, folds by site, the leakage guard."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -92,6 +92,57 @@ def _uniform(patient: str, seed: int) -> float:
     digest = blake2b(f"{seed}:{patient}".encode(), digest_size=8).digest()
     # 53 bits, all that a float holds, so that it never rounds up to 1.
     return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def draw_labels(
+    exams: pd.DataFrame, targets: Sequence[str], wanted: int, seed: int, *, classed: bool
+) -> pd.Series:
+    """Which of the development `exams` keep their labels where only `wanted` training exams do.
+
+    `exams` has institution, exam_id, split and the columns `targets` (NaN where not known); an exam
+    of which any is known is a labelled one. They are taken in an order that a hash of the seed and
+    the exam alone decides, so that the 20 of a seed are among its 50, and a label that is added or
+    removed moves no other. The last ones taken make way, if need be, for the first exam of each
+    class (`classed`) of each target: a class that fewer than one in `wanted` exams has is that much
+    more frequent among them. Validation exams keep the same share of their labels, and by the same
+    rule one of each class; test exams keep all.
+
+    Raises InputError where there are fewer labelled training exams, or fewer are wanted than there
+    are classes.
+    """
+    known = exams[list(targets)].notna().any(axis=1)
+    rank = pd.Series(
+        [
+            _uniform(f"label:{institution}:{exam}", seed)
+            for institution, exam in zip(exams["institution"], exams["exam_id"], strict=True)
+        ],
+        index=exams.index,
+    )
+    ordered = exams.loc[rank.sort_values(kind="stable").index]
+    kept = pd.Series(~exams["split"].isin(SPLITS[:2]), index=exams.index)
+    training, validation, _ = (
+        ordered[known.loc[ordered.index] & (ordered["split"] == split)] for split in SPLITS
+    )
+    if wanted > len(training):
+        raise InputError(
+            f"labels={wanted}: there are {len(training)} labelled training exams. Give at most so "
+            "many, or labels=null for all."
+        )
+    share = wanted / len(training)
+    for table, most in ((training, wanted), (validation, round(share * len(validation)))):
+        firsts: list[Hashable] = []
+        if classed:
+            for target in targets:
+                of_classes = table[target].dropna().drop_duplicates()
+                firsts += [row for row in of_classes.index if row not in firsts]
+        if table is training and len(firsts) > wanted:
+            raise InputError(
+                f"labels={wanted}: an exam of each class takes {len(firsts)} of them. Give at "
+                "least so many, or ask for fewer targets."
+            )
+        others = [row for row in table.index if row not in set(firsts)]
+        kept[pd.Index([*firsts, *others[: max(0, most - len(firsts))]])] = True
+    return kept
 
 
 def balance(exams: pd.DataFrame, target: pd.Series) -> pd.DataFrame:

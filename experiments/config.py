@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -88,6 +89,21 @@ def compose_config(arguments: Sequence[str]) -> Config:
         return _config(typed, folders)
 
 
+def with_sweep(wanted: Arguments) -> Arguments:
+    """`wanted` with what its configuration's `sweep` varies, but for keys that are given."""
+    with configs(wanted) as folders:
+        typed = parsed_overrides(wanted.overrides)
+        first = parsed_overrides(_batch(typed)[0])
+        config = _config([*(o for o in typed if o.hydras), *first], folders)
+    given = {o.key for o in typed}
+    more = [
+        f"{key}={','.join('null' if value is None else str(value) for value in values)}"
+        for key, values in config.sweep.items()
+        if key not in given
+    ]
+    return replace(wanted, overrides=(*wanted.overrides, *more))
+
+
 def compose_jobs(wanted: Arguments) -> list[tuple[list[str], Config]]:
     """The jobs of a sweep by Hydra's own sweeper: the swept overrides and configuration of each.
 
@@ -96,17 +112,21 @@ def compose_jobs(wanted: Arguments) -> list[tuple[list[str], Config]]:
     with configs(wanted) as folders:
         typed = parsed_overrides(wanted.overrides)
         swept = [o.key for o in typed if o.parsed.is_sweep_override()]
-        tasks = [o.parsed for o in typed if not o.hydras]
-        try:
-            (batch,) = BasicSweeper.split_arguments(tasks, None)
-        except HydraException as error:
-            raise InputError(f"-m: {error}.") from None
         jobs = []
-        for overrides in batch:
+        for overrides in _batch(typed):
             job = parsed_overrides(overrides)
             config = _config([*(o for o in typed if o.hydras), *job], folders)
             jobs.append(([o.text for o in job if o.key in swept], config))
         return jobs
+
+
+def _batch(typed: Sequence[Typed]) -> list[list[str]]:
+    """The overrides of each job."""
+    try:
+        (batch,) = BasicSweeper.split_arguments([o.parsed for o in typed if not o.hydras], None)
+    except HydraException as error:
+        raise InputError(f"-m: {error}.") from None
+    return [list(overrides) for overrides in batch]
 
 
 def hydra_overrides(wanted: Arguments) -> list[str]:

@@ -56,6 +56,7 @@ def launch(config: Config, arguments: Sequence[str]) -> None:
             "network": config.network.name,
             "baseline": config.baseline.name,
             "sampling_rate_hz": config.ecg.sampling_rate_hz,
+            "labels": config.labels or "all",
         }
     sweep, job = os.environ.get(SWEEP), os.environ.get(JOB)
     with tracking.run(

@@ -204,9 +204,15 @@ def _model(
         _made(where, lambda: _model_class(model["classifier"])),
         reads,
         model["network"],
-        _changed(recipe, model["finetune"]),
+        _changed(_of_origin(recipe, model["pretrained"]), model["finetune"]),
         model["pretrained"],
     )
+
+
+def _of_origin(recipe: Mapping[str, Any], pretrained: bool) -> dict[str, Any]:
+    """A recipe for a model that starts from something pretrained, or from scratch."""
+    both = {name: value for name, value in recipe.items() if name != "from_pretrained"}
+    return _changed(both, recipe.get("from_pretrained", {})) if pretrained else both
 
 
 def _changed(recipe: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,12 +254,10 @@ def _check_model(models: Models, name: str) -> None:
         )
         two = np.repeat([[0.0], [1.0]], len(models.task.labels), axis=1)
         if starts:
-            if not (model.network or {}).get("pretrainable"):
-                network = (model.network or {"name": "a model without a network"})["name"]
+            if model.network is None:
                 raise ValueError(
-                    f"pretrained=true: {network} can't be pretrained as "
-                    f"{pretraining_class(models.pretraining or {}).name}. Choose a network=vit_*, "
-                    "or set it to false"
+                    "pretrained=true: a model without a network can't be pretrained. Set it to "
+                    "false"
                 )
             pretraining = models.pretrain_stage(model, unfitted, ())
             _made(

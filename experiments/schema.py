@@ -43,6 +43,8 @@ Targets = Annotated[Names, Field(min_length=1)]
 Betas = Annotated[
     list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)
 ]  # AdamW's
+Penalties = Annotated[list[NotNegative], Field(min_length=1)]
+Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]  # least and most
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -82,7 +84,7 @@ class Limits(Settings):
 class ECG(Settings):
     sampling_rate_hz: Annotated[int, Field(ge=10)]
     seconds: Annotated[int, Field(ge=2)]
-    patch_samples: Count
+    leads: Annotated[list[str], Field(min_length=1)] | None
     high_pass_hz: Positive | None
     low_pass_hz: Positive | None
     filter_order: Count
@@ -100,6 +102,15 @@ class ECG(Settings):
         return self
 
 
+class Tokens(Settings):
+    """What a Vision Transformer takes an ECG apart into: a class (`_target_`), which judges its own
+    settings."""
+
+    model_config = ConfigDict(**{**STRICT, "extra": "allow"})
+
+    target: str = Field(alias="_target_")
+
+
 class CXR(Settings):
     size: Annotated[int, Field(ge=32, le=4096)]
 
@@ -111,7 +122,6 @@ class Network(Settings):
     target: str = Field(alias="_target_")
     settings: dict[str, Any] = {}
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    pretrainable: bool = False
 
 
 class Augmentation(Settings):
@@ -121,6 +131,8 @@ class Augmentation(Settings):
     amplitude: Annotated[float, Field(ge=0, lt=1)]
     noise: NotNegative
     lead_dropout: Share
+    high_pass_hz: Range | None = None
+    low_pass_hz: Range | None = None
 
 
 class FilmAugmentation(Settings):
@@ -182,28 +194,81 @@ class PretrainMAE(Schedule):
     plateau_explained_variance: float
 
 
-MAE = (
-    "lightning_modules.pretraining.masked_autoencoder.MaskedAutoencoder",
-    "lightning_modules.mae.MaskedAutoencoder",
-)
+class PretrainOverTime(Schedule):
+    """lightning_modules.pretraining.over_time.OverTime: what all such pretrainings have."""
+
+    target: str = Field(alias="_target_")
+    input: Name
+    rate_hz: Positive
+    augmentation: Augmentation
+    collapse_spread: Share
 
 
-def _of_mae(values: Any) -> str:
+class PretrainBeatContrast(PretrainOverTime):
+    """lightning_modules.pretraining.beat_contrast.BeatContrast."""
+
+    waves_seconds: Annotated[list[float], Field(min_length=2)]
+    shift_seconds: NotNegative
+    variates: Count
+    ridge: NotNegative
+    temperature: Positive
+    projection: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    contrast: NotNegative
+    beside: NotNegative
+    plateau_explained: float
+
+
+class PretrainCPC(PretrainOverTime):
+    """lightning_modules.pretraining.contrastive_predictive_coding.ContrastivePredictiveCoding."""
+
+    piece_seconds: Positive
+    ahead: Count
+    least_seen: Annotated[float, Field(gt=0, lt=1)]
+    temperature: Positive
+    width: Count
+    plateau_found: Share
+
+
+class PretrainLatentPrediction(PretrainOverTime):
+    """lightning_modules.pretraining.latent_prediction.LatentPrediction."""
+
+    span_seconds: Positive
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)]
+    teacher_momentum: Share
+    predictor: Decoder
+    plateau_latents_explained: float
+
+
+PRETRAININGS = {
+    "MaskedAutoencoder",
+    "BeatContrast",
+    "ContrastivePredictiveCoding",
+    "LatentPrediction",
+}
+
+
+def _which_pretraining(values: Any) -> str:
     target = values.get("_target_", "") if isinstance(values, dict) else values.target
-    return "mae" if target in MAE else "another"
+    package, _, name = target.rpartition(".")
+    ours = package.startswith("lightning_modules.") and name in PRETRAININGS
+    return name if ours else "another"
 
 
-class FilmFinetune(Schedule):
+class Supervised(Schedule):
+    """`from_pretrained`: what is otherwise for models that start from something pretrained."""
+
     frozen_encoder: bool
     balance_classes: bool
-    patience: Count
+    head_penalties: Penalties | None
+    patience: Count | None
+    from_pretrained: "OwnFinetune"
+
+
+class FilmFinetune(Supervised):
     augmentation: FilmAugmentation
 
 
-class Finetune(Schedule):
-    frozen_encoder: bool
-    balance_classes: bool
-    patience: Count
+class Finetune(Supervised):
     augmentation: Augmentation
 
 
@@ -214,10 +279,11 @@ class OwnFinetune(TypedDict, total=False):
     frozen_encoder: bool
     balance_classes: bool
     penalty: NotNegative
+    head_penalties: Penalties | None
     max_epochs: OrNoLimit
     max_steps: OrNoLimit
     validate_every_steps: Count
-    patience: Count
+    patience: Count | None
     batch_size: Count
     base_learning_rate: Positive
     betas: Betas
@@ -423,6 +489,7 @@ class PublicCohort(Cohort):
     source: Literal["public"]
     sources: dict[str, dict[str, Any]]  # datamodules.public's to judge
     codes: dict[str, Any] = {}
+    findings: dict[str, Any] = {}
 
 
 class PTBXLCohort(Cohort):
@@ -454,19 +521,26 @@ class Config(Settings):
     task: dict[str, Any]
     bnp: BNP
     ecg: ECG
+    tokens: Tokens
     cxr: CXR
     cohort: Annotated[
         SimulatedCohort | ManifestCohort | PublicCohort | PTBXLCohort,
         Field(discriminator="source"),
     ]
     splits: Splits
+    labels: Count | None
+    sweep: dict[str, Annotated[list[str | int | float | bool | None], Field(min_length=1)]]
     network: Network
     baseline: Network
     cxr_network: Network
     models: dict[Name, Model]
     pretrain: Annotated[
-        Annotated[PretrainMAE, Tag("mae")] | Annotated[Pretrain, Tag("another")],
-        Discriminator(_of_mae),
+        Annotated[PretrainMAE, Tag("MaskedAutoencoder")]
+        | Annotated[PretrainBeatContrast, Tag("BeatContrast")]
+        | Annotated[PretrainCPC, Tag("ContrastivePredictiveCoding")]
+        | Annotated[PretrainLatentPrediction, Tag("LatentPrediction")]
+        | Annotated[Pretrain, Tag("another")],
+        Discriminator(_which_pretraining),
     ]
     fold_pretrain_steps: OrNoLimit
     finetune: Finetune

@@ -29,6 +29,7 @@ from experiments.stages.evaluate import evaluate
 from experiments.stages.exams import Site
 from experiments.stages.findings import Asked, Ceilings
 from experiments.stages.fuse import check_fusion, fuse
+from experiments.stages.labels import with_few_labels
 from experiments.stages.pretrain import Pretrained
 from experiments.stages.readers import judge_readers, report_readers, simulate_readers
 from experiments.stages.regression import least_errors
@@ -52,9 +53,11 @@ def _external_validation(
     sites = lab.processes.decided(lambda: prepare(config, plan.question))
     roles = roles_of(config, list(sites))
     _describe(plan, lab, run, sites, roles)
-    development, external = _of(sites, roles.development), _of(sites, roles.external)
+    development = _development(config, plan, sites, roles.development)
+    external = _of(sites, roles.external)
     _check(config, plan, development, external)
     results = _train_and_test(plan, development, external, lab, run)
+    sites = sites | {site.name: site for site in development}
     judged = judge(
         Asked.by(config), results, sites, roles, _ceilings(config, plan), lab.tracking, run
     )
@@ -73,7 +76,8 @@ def leave_site_out(config: Config, plan: Plan, lab: Lab, run: str | None) -> Out
     chosen = [fold for fold in folds if config.folds is None or fold.name in config.folds]
     _describe(plan, lab, run, sites, Roles((), tuple(fold.name for fold in chosen)))
     for fold in chosen:
-        _check(config, plan, _of(sites, fold.development), _of(sites, fold.external))
+        development = _development(config, plan, sites, fold.development)
+        _check(config, plan, development, _of(sites, fold.external))
     best = _ceilings(config, plan)
     results = {fold.name: _fold(config, plan, fold, sites, best, lab, run) for fold in chosen}
     of_folds = list(results.values())
@@ -197,9 +201,8 @@ def _fold(
             "external": ", ".join(fold.external),
         },
     ) as of_fold:
-        results = _train_and_test(
-            plan, _of(sites, fold.development), _of(sites, fold.external), lab, of_fold
-        )
+        development = _development(config, plan, sites, fold.development)
+        results = _train_and_test(plan, development, _of(sites, fold.external), lab, of_fold)
         roles = Roles(fold.development, fold.external)
         judge(Asked.by(config), results, sites, roles, best, lab.tracking, of_fold)
     return results
@@ -243,6 +246,12 @@ def _by_fold(results: Mapping[str, Results]) -> dict[str, Pretrained]:
 
 def _of(sites: Mapping[str, Site], names: Sequence[str]) -> list[Site]:
     return [sites[name] for name in names]
+
+
+def _development(
+    config: Config, plan: Plan, sites: Mapping[str, Site], names: Sequence[str]
+) -> list[Site]:
+    return with_few_labels(_of(sites, names), plan.question.task, config.labels, config.seed)
 
 
 def _describe(

@@ -1,5 +1,7 @@
-"""A sweep: a launch for each combination of values, in one parent run, by Hydra's launchers."""
+"""A sweep: a launch for each combination of values, in one parent run, by Hydra's launchers, and
+what they found together: AUROCs over seeds, and differences paired over them."""
 
+import math
 import os
 import shlex
 import subprocess
@@ -15,12 +17,19 @@ from omegaconf import DictConfig
 
 from datamodules.errors import InputError
 from experiments.arguments import Arguments
-from experiments.config import compose_jobs, configs, hydra_overrides
+from experiments.config import compose_jobs, configs, hydra_overrides, with_sweep
 from experiments.console import print_table
 from experiments.evaluation.predictions import ALL_EXTERNAL
+from experiments.evaluation.repeats import SEED, TOLD, external_aurocs
 from experiments.evaluation.summary import markdown_table
+from experiments.figures.repeats import repeats_report, summary_tables
+from experiments.figures.study import titled
 from experiments.launch import JOB, JOB_TAG, SWEEP
+from experiments.schema import Config
+from experiments.stages.report import SIMULATED
 from experiments.tracking import Tracking
+
+LONGEST = 60  # characters of what is swept, in titles
 
 
 class _JobsFailedError(Exception):
@@ -32,6 +41,7 @@ def sweep(wanted: Arguments) -> bool:
 
     Raises InputError, before any of them begins, for whatever is wrong with one of them.
     """
+    wanted = with_sweep(wanted)
     jobs = compose_jobs(wanted)
     first = jobs[0][1]
     if any(config.tracking != first.tracking for _, config in jobs):
@@ -40,6 +50,9 @@ def sweep(wanted: Arguments) -> bool:
     command = ["python", "-m", "experiments.run", *wanted.options, "-m", *wanted.overrides]
     swept = [_key(override) for override in jobs[0][0]]
     several = " ".join(o for o in wanted.overrides if _key(o) in swept)
+    if len(several) > LONGEST:
+        values = {key: {of_job[place] for of_job, _ in jobs} for place, key in enumerate(swept)}
+        several = ", ".join(f"{len(of)} x {key}" for key, of in values.items())
     done = True
     try:
         with tracking.run(
@@ -54,10 +67,18 @@ def sweep(wanted: Arguments) -> bool:
             assert run is not None
             _launch(wanted, swept, run)
             studies = sorted({config.study for _, config in jobs})
-            table = _table(tracking, run, studies, [of_job for of_job, _ in jobs])
+            by_job = {
+                str(job.data.tags.get(JOB_TAG)): job for job in tracking.children(run, studies)
+            }
+            table = _table(by_job, [of_job for of_job, _ in jobs])
             tracking.table(run, table, "sweep.csv")
-            tracking.tags(run, {"mlflow.note.content": markdown_table(table)})
             print_table(f"Jobs of the sweep {several}", table)
+            tables = _together(tracking, run, jobs, by_job, several)
+            for title, shown in tables.items():
+                print_table(title, shown)
+            note = [markdown_table(table)]
+            note += [f"{title}\n\n{markdown_table(shown)}" for title, shown in tables.items()]
+            tracking.tags(run, {"mlflow.note.content": "\n\n".join(reversed(note))})
             if (table["result"] != "done").any():
                 raise _JobsFailedError  # marks the run as failed
     except _JobsFailedError:
@@ -103,12 +124,8 @@ def _run_job(options: Sequence[str], swept: Sequence[str], config: DictConfig) -
     ).returncode
 
 
-def _table(
-    tracking: Tracking, sweep: str, studies: Sequence[str], jobs: Sequence[Sequence[str]]
-) -> pd.DataFrame:
+def _table(by_job: Mapping[str, Run], jobs: Sequence[Sequence[str]]) -> pd.DataFrame:
     """A row a job: its values, what became of it, and its models' AUROCs at external sites."""
-    runs = tracking.children(sweep, studies)
-    by_job: Mapping[str | None, Run] = {run.data.tags.get(JOB_TAG): run for run in runs}
     rows = []
     for number, swept in enumerate(jobs, 1):
         run = by_job.get(str(number))
@@ -125,6 +142,62 @@ def _table(
         rows.append({**row, "run": run.info.run_id if run else ""})
     table = pd.DataFrame(rows).fillna("")
     return table[[*table.columns.drop("run"), "run"]]
+
+
+def _together(
+    tracking: Tracking,
+    sweep: str,
+    jobs: Sequence[tuple[Sequence[str], Config]],
+    by_job: Mapping[str, Run],
+    several: str,
+) -> dict[str, pd.DataFrame]:
+    """Leave on the sweep's run what its jobs found together, as tables and report.html.
+
+    Of jobs that are done and judge yes or no; where they are fewer than two, nothing. The tables
+    that people read come back by their titles.
+    """
+    found, costs = [], []
+    for number, (swept, config) in enumerate(jobs, 1):
+        job = by_job.get(str(number))
+        if job is None or job.info.status != "FINISHED":
+            continue
+        summary = pd.DataFrame(tracking.json(job.info.run_id, "summary.json") or [])
+        if "auroc" not in summary:
+            continue
+        values = {_key(override): override.partition("=")[2] for override in swept}
+        values |= {SEED: str(config.seed)}
+        confidence = config.statistics.confidence
+        found.append(external_aurocs(summary, confidence=confidence).assign(**values))
+        pretraining = tracking.stage(job, "pretrain")
+        if pretraining is not None and "exams_seen" in pretraining.data.metrics:
+            metrics = pretraining.data.metrics
+            cost = {name: metrics.get(name, math.nan) for name in ("exams_seen", "seconds")}
+            costs.append({**values, **cost, "run": pretraining.info.run_id})
+    if len(found) < 2:
+        return {}
+    results = pd.concat(found, ignore_index=True)
+    if results.empty:
+        return {}
+    settings = [str(name) for name in results if name not in (SEED, *TOLD, "auroc")]
+    first = jobs[0][1]
+    simulated = first.cohort.source == "simulated" and bool(first.models)
+    html, report = repeats_report(
+        results,
+        settings,
+        pd.DataFrame(costs),
+        title=f"{first.study}: {several}",
+        subtitle=f"{len(found)} of {len(jobs)} studies, target {titled(first.target)}",
+        banners={"SIMULATED": SIMULATED} if simulated else {},
+        confidence=first.statistics.confidence,
+    )
+    tracking.text(sweep, html, "report.html")
+    tracking.table(sweep, results, "aurocs.csv")
+    for table in report.tables:
+        for name, text in table.files().items():
+            tracking.text(sweep, text, f"tables/{name}")
+    for picture in report.pictures:
+        tracking.figure(sweep, picture.figure, f"figures/{picture.name}.png")
+    return summary_tables(results, settings, confidence=first.statistics.confidence)
 
 
 def _key(override: str) -> str:

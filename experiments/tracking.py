@@ -1,5 +1,6 @@
 """The only file that talks to MLflow, beside Lightning's own logger."""
 
+import json
 import logging
 import os
 import re
@@ -241,6 +242,26 @@ class Tracking:
                 max_results=10_000,
             )
         )
+
+    def stage(self, launch: Run, name: str) -> Run | None:
+        """The run of a launch's stage, made or reused; None where it has none of that kind."""
+        reused = launch.data.tags.get(f"reused.{name}")
+        if reused is not None:
+            return self.client.get_run(reused) if self.exists(reused) else None
+        found = self.client.search_runs(
+            [launch.info.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{launch.info.run_id}' and tags.stage = '{name}'",
+        )
+        return found[0] if found else None
+
+    def json(self, run_id: str, path: str) -> Any:
+        """What a run's JSON artefact holds; None where it has none."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                file = self.client.download_artifacts(run_id, path, folder)
+            except (MlflowException, OSError):
+                return None
+            return json.loads(Path(file).read_text())
 
     @property
     def ui_command(self) -> str:

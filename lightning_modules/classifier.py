@@ -11,7 +11,15 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
-from lightning_modules.networks.network import HEAD, build_network, embedding, features, head
+from lightning_modules.linear import Directions, chosen_penalty, converging, fit_linear, ridge
+from lightning_modules.networks.network import (
+    HEAD,
+    build_network,
+    embedding,
+    features,
+    head,
+    last_layer,
+)
 from lightning_modules.optimisation import adamw_warmup_cosine
 from lightning_modules.target import name_of, resolve
 from lightning_modules.tasks.task import Task
@@ -138,7 +146,13 @@ class Classifier(TaskModule):
     `input`: the input's class (`_target_`) and values, for whoever loads the checkpoint.
     `layer_decay` shrinks the learning rate layer by layer towards the input (timm; 1.0 for none).
     With `frozen_encoder` only the head learns: a linear probe. ValueError where sizes don't fit.
+
+    Outputs are slope * (the network's) + intercept, buffers (outputs,) that are 1 and 0 until
+    `recalibrate`, and travel in the checkpoint.
     """
+
+    slope: Tensor
+    intercept: Tensor
 
     def __init__(
         self,
@@ -159,6 +173,8 @@ class Classifier(TaskModule):
         super().__init__(task=task, about=about)
         self.reads = reads
         self.network = build_network(network, network["shape"], self.task.outputs)
+        self.register_buffer("slope", torch.ones(self.task.outputs))
+        self.register_buffer("intercept", torch.zeros(self.task.outputs))
         if frozen_encoder:
             learning = [n for n, _ in self.network.named_parameters() if n.startswith(HEAD)]
             if not learning:
@@ -192,6 +208,39 @@ class Classifier(TaskModule):
             warmup_fraction=recipe["warmup_fraction"],
             about=of.about,
         )
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Recalibrated outputs (B, outputs) of a batch."""
+        return super().forward(batch) * self.slope + self.intercept
+
+    def recalibrate(self, outputs: Tensor, target: Tensor) -> None:
+        """Make outputs (n, outputs) of exams that were not trained on, with targets (n, labels),
+        say what was observed, as far as the task does that."""
+        slope, intercept = self.task.recalibration(outputs.double(), target.double())
+        self.intercept.copy_(slope.to(self.slope) * self.intercept + intercept.to(self.slope))
+        self.slope.mul_(slope.to(self.slope))
+
+    def begin_head(
+        self,
+        seen: Tensor,
+        target: Tensor,
+        patients: Sequence[str],
+        penalties: Sequence[float],
+        directions: Directions | None = None,
+    ) -> float:
+        """Start the head as the linear model of the task on embeddings `seen` (n, D) of training
+        exams (Kumar et al., ICLR 2022); the penalty taken, as `chosen_penalty` does.
+
+        Fine-tuning from a random head bends what was pretrained before the head knows anything.
+        ValueError where the network has no last linear layer of such features.
+        """
+        layer = last_layer(self.network, seen.shape[1], self.task.outputs)
+        penalty = chosen_penalty(self.task, seen, target, patients, penalties, directions)
+        fitted = fit_linear(self.task, seen, target, penalty, directions)
+        with torch.no_grad():
+            layer.weight.copy_(fitted.weight)
+            layer.bias.copy_(fitted.bias)
+        return penalty
 
     def load_encoder(self, encoder: Mapping[str, Tensor]) -> None:
         """Start from an encoder's weights, by the network's own names; the head stays as it is.
@@ -310,19 +359,11 @@ class LinearModel(TaskModule):
         raise ValueError("a linear model has no embedding: it sees its input itself")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        squares = self.network.weight.square().sum()
-        terms = self.task.terms(batch["target"])
-        penalty: Tensor = self.hparams["penalty"] / (2 * terms) * squares
-        return super().training_step(batch, batch_idx) + penalty
+        penalised = ridge(self.task, self.network.weight, batch["target"], self.hparams["penalty"])
+        return super().training_step(batch, batch_idx) + penalised
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return torch.optim.LBFGS(
-            self.parameters(),
-            max_iter=1000,
-            tolerance_grad=1e-10,
-            tolerance_change=0.0,
-            line_search_fn="strong_wolfe",
-        )
+        return converging(self.parameters())
 
 
 def build_task(task: Mapping[str, Any]) -> Task:

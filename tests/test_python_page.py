@@ -33,7 +33,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Launch, Path]:
         f"cohort.root={folder}/.cache/simulated",
         *TINY_COHORT,
         *TINY,
-        "~models.scratch_vit",
+        "~models.scratch",
     )
     assert finished.status == 0, finished.output + finished.errors
     uri = f"sqlite:///{folder}/mlruns/mlflow.db"
@@ -60,7 +60,7 @@ def test_the_page_runs_as_it_stands(
     assert known["probe"].coef_.shape == (1, 16)
     assert (folder / "embeddings.png").is_file()
     assert 0.8 < known["found"].low < known["found"].value < known["found"].high < 1
-    assert set(known["pooled"]["model"]) == {"mae_vit", "cnn"}
+    assert set(known["pooled"]["model"]) == {"pretrained", "cnn"}
 
 
 def test_api_command_mlflow_and_the_study_agree(
@@ -71,7 +71,7 @@ def test_api_command_mlflow_and_the_study_agree(
     (manifest,) = folder.glob(".cache/simulated/*/brindlefen.csv")
     exams = read_manifest(manifest).set_index("exam_id")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", finished.uri)
-    for name in ("cnn", "mae_vit"):
+    for name in ("cnn", "pretrained"):
         run, file = tags[f"model.{name}"], tmp_path / f"{name}.parquet"
         tested = finished.predictions.query("model == @name and institution == 'brindlefen'")
         tested = tested.set_index("exam_id")["probability"]

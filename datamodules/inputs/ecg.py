@@ -45,14 +45,16 @@ _LEAST_MV, _MOST_MV = 1e-3, 20.0
 
 @dataclass(frozen=True)
 class ECG(Input):
-    """12-lead ECGs, filtered, resampled and normalised: the network's input is (B, 12, samples).
+    """12-lead ECGs, filtered, resampled and normalised: the network's input is (B, leads, samples).
 
     sampling_rate_hz and seconds give the network's input; high_pass_hz and low_pass_hz the pass
     band of a zero-phase Butterworth filter of filter_order each way (None: no such filter).
     normalisation: "development" divides by each lead's standard deviation over the development
     institutions' training exams (`mean`, `deviation`, fitted on at most `statistics_exams` of them;
     a lead's voltage stays information), "exam" by the exam's own over all leads, "none" leaves
-    millivolts. limits: which recordings are packed, as `RecordingLimits` or its values.
+    millivolts. limits: which recordings are packed, as `RecordingLimits` or its values. leads:
+    those that the network is given, in this order (None: all twelve); recordings have twelve all
+    the same.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {"ecg_path": Column("path")}
@@ -67,6 +69,7 @@ class ECG(Input):
     normalisation: str
     statistics_exams: int
     limits: RecordingLimits
+    leads: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     deviation: tuple[float, ...] | None = None
 
@@ -76,6 +79,10 @@ class ECG(Input):
         if self.normalisation not in NORMALISATIONS:
             raise ValueError(
                 f"normalisation {self.normalisation!r} is not one of {', '.join(NORMALISATIONS)}"
+            )
+        if len(set(self.channels)) < len(self.channels) or not {*self.channels} <= {*LEADS}:
+            raise ValueError(
+                f"leads [{', '.join(self.channels)}]: name each at most once, of {', '.join(LEADS)}"
             )
         for name in ("high_pass_hz", "low_pass_hz"):
             cutoff = getattr(self, name)
@@ -106,7 +113,11 @@ class ECG(Input):
 
     @property
     def shape(self) -> dict[str, int]:
-        return {"leads": len(LEADS), "samples": self.samples}
+        return {"leads": len(self.channels), "samples": self.samples}
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return LEADS if self.leads is None else self.leads
 
     @property
     def rate_hz(self) -> float:
@@ -122,27 +133,36 @@ class ECG(Input):
         return ECGReader(stores, institution, exams["row"].to_numpy(np.int64), self.seconds)
 
     def example_statistics(self) -> dict[str, Any]:
-        return {"lead_covariance": np.eye(len(LEADS)).tolist()}
+        return {"lead_covariance": np.eye(len(self.channels)).tolist()}
 
     def augmentation(self, settings: Mapping[str, Any]) -> "ECGAugmentation | None":
-        return ECGAugmentation(**settings) if settings else None
+        if not settings:
+            return None
+        return ECGAugmentation(**settings, sampling_rate_hz=self.sampling_rate_hz)
 
     def prepare(self, raw: Raw) -> Tensor:
-        """What `ECGReader` gave -> (B, 12, samples), normalised."""
+        """What `ECGReader` gave -> (B, leads, samples), normalised."""
         return self.normalise(self.recorded(raw))
 
     def recorded(self, raw: Raw) -> Tensor:
-        """What `ECGReader` gave -> (B, 12, samples) in mV, filtered and resampled."""
+        """What `ECGReader` gave -> (B, leads, samples) in mV, filtered and resampled."""
         signals: Mapping[int, tuple[Tensor, Tensor, Tensor, Tensor]] = raw
         exams = sum(len(places) for places, *_ in signals.values())
         ecg = None
         for rate, (places, samples, units_per_mv, baseline) in signals.items():
-            part = self.filter_and_resample(millivolts(samples, units_per_mv, baseline), rate)
+            part = self._recorded(samples, units_per_mv, baseline, rate)
             if ecg is None:
                 ecg = part.new_empty(exams, *part.shape[1:])
             ecg[places] = part
         assert ecg is not None
         return ecg
+
+    def _recorded(self, samples: Tensor, units: Tensor, baseline: Tensor, rate: int) -> Tensor:
+        """Digital samples (b, 12, n) at one rate -> (b, leads, samples) in mV, as `recorded`."""
+        ecg_mv = millivolts(samples, units, baseline)
+        if self.leads is not None:
+            ecg_mv = ecg_mv[:, [LEADS.index(lead) for lead in self.leads]]
+        return self.filter_and_resample(ecg_mv, rate)
 
     def filter_and_resample(self, ecg_mv: Tensor, sampling_rate_hz: int) -> Tensor:
         """(B, leads, sampling_rate_hz * seconds) -> (B, leads, samples), both in mV.
@@ -198,13 +218,14 @@ class ECG(Input):
         return _constant(self.mean, ecg.device), _constant(self.deviation, ecg.device)
 
     def fit(self, read: Reader, exams: pd.DataFrame, stores: Mapping[str, Store]) -> Fitted:
-        """`statistics` holds the `lead_covariance` (12, 12) of prepared ECGs.
+        """`statistics` holds the `lead_covariance` (leads, leads) of prepared ECGs.
 
         At most `statistics_exams` are read, spread evenly over the table.
         """
         spread = np.linspace(0, len(exams) - 1, min(self.statistics_exams, len(exams)))
         chosen = exams.index.to_numpy(np.int64)[spread.astype(int)]
-        total, outer, n = torch.zeros(12), torch.zeros(12, 12), 0
+        leads = len(self.channels)
+        total, outer, n = torch.zeros(leads), torch.zeros(leads, leads), 0
         unscaled = self.normalisation == "development"
         amplitudes: list[Tensor] = []
         rates: set[int] = set()
@@ -212,7 +233,7 @@ class ECG(Input):
             raw = read(chosen[start : start + _FITTED_AT_ONCE])
             rates.update(raw)
             for rate, (_, samples, units, baseline) in raw.items():
-                ecg = self.filter_and_resample(millivolts(samples, units, baseline), rate)
+                ecg = self._recorded(samples, units, baseline, rate)
                 amplitudes.append(amplitude_mv(ecg))
                 ecg = ecg if unscaled else self.normalise(ecg)
                 total += ecg.sum((0, 2))
@@ -321,7 +342,7 @@ class ECG(Input):
             "none": "in millivolts",
         }[self.normalisation]
         return (
-            f"12 leads x {self.seconds} s at {self.sampling_rate_hz} Hz; "
+            f"{_told(self.channels)} x {self.seconds} s at {self.sampling_rate_hz} Hz; "
             f"{', '.join(filters) or 'no filter'} (zero-phase Butterworth); {scale}"
         )
 
@@ -374,8 +395,10 @@ class ECGAugmentation(Augmentation):
     """Random changes to training ECGs (B, leads, samples) in the network's units.
 
     circular_shift starts the recording anywhere; amplitude scales a whole exam by up to that
-    share; noise adds white noise of that standard deviation; lead_dropout blanks each lead with
-    that probability.
+    share; noise adds white noise of up to that standard deviation, an exam's own; lead_dropout
+    blanks each lead with that probability. high_pass_hz and low_pass_hz, each from least to most,
+    filter an exam as another electrocardiograph might have: a second-order Butterworth's squared
+    magnitude, whose cut-off is drawn evenly in its logarithm.
     """
 
     on_device: ClassVar[bool] = True
@@ -384,8 +407,17 @@ class ECGAugmentation(Augmentation):
     amplitude: float
     noise: float
     lead_dropout: float
+    high_pass_hz: Sequence[float] | None = None
+    low_pass_hz: Sequence[float] | None = None
+    sampling_rate_hz: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("high_pass_hz", "low_pass_hz"):
+            band = getattr(self, name)
+            if band is not None and not (len(band) == 2 and 0 < band[0] <= band[1]):
+                raise ValueError(f"{name} {list(band)}: give the least and the most, in Hz")
+        if (self.high_pass_hz or self.low_pass_hz) and self.sampling_rate_hz is None:
+            raise ValueError("sampling_rate_hz must be given where signals are filtered")
         for name in ("amplitude", "lead_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
@@ -398,13 +430,40 @@ class ECGAugmentation(Augmentation):
             start = torch.randint(samples, (batch, 1, 1), device=ecg.device)
             index = (torch.arange(samples, device=ecg.device) + start) % samples
             ecg = ecg.gather(2, index.expand(-1, leads, -1))
+        if self.high_pass_hz or self.low_pass_hz:
+            ecg = self._filtered(ecg)
         if self.amplitude:
             ecg = ecg * (1 + self.amplitude * (2 * torch.rand_like(ecg[:, :1, :1]) - 1))
         if self.noise:
-            ecg = ecg + self.noise * torch.randn_like(ecg)
+            ecg = ecg + self.noise * torch.rand_like(ecg[:, :1, :1]) * torch.randn_like(ecg)
         if self.lead_dropout:
             ecg = ecg * (torch.rand_like(ecg[:, :, :1]) >= self.lead_dropout)
         return ecg
+
+    def _filtered(self, ecg: Tensor) -> Tensor:
+        assert self.sampling_rate_hz is not None
+        spectrum = torch.fft.rfft(ecg)
+        bins, samples = spectrum.shape[-1], ecg.shape[-1]
+        hz = torch.arange(bins, device=ecg.device) * (self.sampling_rate_hz / samples)
+
+        def share(band: Sequence[float]) -> Tensor:
+            """Of a cut-off (B, 1, 1), each frequency's, to the fourth power."""
+            low, high = np.log(band)
+            cut_off = torch.exp(low + (high - low) * torch.rand_like(ecg[:, :1, :1]))
+            power: Tensor = (hz / cut_off) ** 4
+            return power
+
+        if self.high_pass_hz is not None:
+            power = share(self.high_pass_hz)
+            spectrum = spectrum * (power / (1 + power))
+        if self.low_pass_hz is not None:
+            spectrum = spectrum / (1 + share(self.low_pass_hz))
+        filtered: Tensor = torch.fft.irfft(spectrum, n=samples)
+        return filtered
+
+
+def _told(leads: Sequence[str]) -> str:
+    return f"{len(leads)} leads" + ("" if tuple(leads) == LEADS else f" ({', '.join(leads)})")
 
 
 def _whole_rate(sampling_rate_hz: float | None) -> int:

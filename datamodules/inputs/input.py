@@ -100,6 +100,11 @@ class Input(ABC):
         return 1.0
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """Names along the second axis of the network's input, where a figure is to show them."""
+        return ()
+
+    @property
     def contents(self) -> Contents | None:
         """How files become packed values; None for an input that stands in the manifest itself."""
         return None

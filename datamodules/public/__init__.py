@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from math import nan
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,26 +10,31 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.manifest import check_manifest
-from datamodules.public import cinc, nih, ptbxl
-from datamodules.public.codes import Codes
+from datamodules.public import cinc, muse, nih, ptbxl
+from datamodules.public.codes import Codes, Findings
 from datamodules.public.copies import join_copies
 
-# What a source of each layout must say; LEAVE_OUT it may.
+# What a source of each layout must say; OPTIONS it may, and FINDINGS where it has codes.
 SETTINGS = {
     "ptbxl": ("folder", "codes", "likelihood_percent"),
     "cinc": ("folder", "codes"),
+    "muse": ("folder",),
     "nih": ("folder", "table"),
 }
-LEAVE_OUT = "leave_out_patients_of"
+LEAVE_OUT, OPTIONAL, FINDINGS = "leave_out_patients_of", "optional", "findings"
 
 
 def manifests(sources: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str, pd.DataFrame]:
     """Institution -> its checked manifest, for every source; paths are relative to `root`.
 
-    A source has a `layout` (`ptbxl`: an institution a site; `cinc` and `nih`: one institution,
-    named after the source) and a `folder` in `root`. ECGs have `codes` (see Codes), PTB-XL also
-    `likelihood_percent`; the column `abnormal` says what the codes make of the ECG: 1, 0, or empty
-    where they leave it open. Chest X-rays have a `table` in `root`, and each finding is a column.
+    A source has a `layout` (`ptbxl`: an institution a site; `cinc`, `muse` and `nih`: one
+    institution, named after the source) and a `folder` in `root`. WFDB records have `codes` (see
+    Codes), PTB-XL also `likelihood_percent`; the column `abnormal` says what the codes make of the
+    ECG: 1, 0, or empty where they leave it open. `findings` name further columns, each with the
+    codes that state it (see Findings); a source of ECGs without them has these columns empty. MUSE
+    files have no labels. Chest X-rays have a `table` in `root`, and each finding is a column.
+
+    An `optional` source whose folder is not there is left out.
 
     A source of any layout may name another one in `leave_out_patients_of`: each of its institutions
     then goes without the patients of all institutions of that other one, as published, and an
@@ -40,9 +46,18 @@ def manifests(sources: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str,
     """
     for name, source in sources.items():
         _check_settings(name, source, sources)
-    published = {name: _source(name, source, root) for name, source in sources.items()}
+    missing = absent(sources, root)
+    at_hand = {name: source for name, source in sources.items() if name not in missing}
+    published = {name: _source(name, source, root) for name, source in at_hand.items()}
+    columns = dict.fromkeys(c for source in at_hand.values() for c in source.get(FINDINGS) or {})
+    for name, source in at_hand.items():
+        if source["layout"] != "nih":
+            empty = {
+                column: nan for column in columns if column not in (source.get(FINDINGS) or {})
+            }
+            published[name] = {s: table.assign(**empty) for s, table in published[name].items()}
     tables: dict[str, pd.DataFrame] = {}
-    for name, source in sources.items():
+    for name, source in at_hand.items():
         for site in published[name]:
             if site in tables:
                 raise InputError(
@@ -50,8 +65,22 @@ def manifests(sources: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str,
                     f"Leave one of the two sources out, say with '~cohort.sources.{name}'."
                 )
         other = source.get(LEAVE_OUT)
-        tables |= published[name] if other is None else _without(published, name, other)
+        if other is None or other in missing:
+            tables |= published[name]
+        else:
+            tables |= _without(published, name, other)
+    if not tables:
+        raise InputError(f"{root}: none of {', '.join(sources)} is here. Set cohort.root.")
     return tables
+
+
+def absent(sources: Mapping[str, Mapping[str, Any]], root: Path) -> list[str]:
+    """The optional sources whose folder is not in `root`."""
+    return [
+        name
+        for name, source in sources.items()
+        if source.get(OPTIONAL) and not (root / str(source.get("folder"))).is_dir()
+    ]
 
 
 def _check_settings(
@@ -63,10 +92,11 @@ def _check_settings(
         raise InputError(
             f"{where}.layout: {layout!r} is not a layout. Write {' or '.join(SETTINGS)}."
         )
-    known = ("layout", *SETTINGS[layout], LEAVE_OUT)
-    absent = [setting for setting in SETTINGS[layout] if setting not in source]
-    if absent:
-        raise InputError(f"{where}: {', '.join(absent)} missing. Write {', '.join(known)}.")
+    coded = (FINDINGS,) if "codes" in SETTINGS[layout] else ()
+    known = ("layout", *SETTINGS[layout], *coded, LEAVE_OUT, OPTIONAL)
+    lacking = [setting for setting in SETTINGS[layout] if setting not in source]
+    if lacking:
+        raise InputError(f"{where}: {', '.join(lacking)} missing. Write {', '.join(known)}.")
     for setting in source:
         if setting not in known:
             near = get_close_matches(str(setting), known, 1)
@@ -95,15 +125,25 @@ def _source(name: str, source: Mapping[str, Any], root: Path) -> dict[str, pd.Da
         path = "cxr_path"
         table = _inside("table", source, where, root)
         exams = nih.exams(table, folder, root, institution=name)
+    elif layout == "muse":
+        path = "ecg_path"
+        exams = muse.exams(folder, root, institution=name)
     else:
         path = "ecg_path"
         codes = Codes.from_lists(source["codes"], where=f"{where}.codes")
+        findings = Findings.from_lists(
+            source.get(FINDINGS) or {}, codes, where=f"{where}.{FINDINGS}"
+        )
         if layout == "ptbxl":
             exams = ptbxl.exams(
-                folder, root, codes=codes, likelihood_percent=source["likelihood_percent"]
+                folder,
+                root,
+                codes=codes,
+                likelihood_percent=source["likelihood_percent"],
+                findings=findings,
             )
         else:
-            exams = cinc.exams(folder, root, institution=name, codes=codes)
+            exams = cinc.exams(folder, root, institution=name, codes=codes, findings=findings)
         exams["patient_id"] = join_copies(exams, root)
     return {
         str(site): check_manifest(table, f"{site} in {root}", needs=(path,))

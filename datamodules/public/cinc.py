@@ -1,7 +1,8 @@
 """PhysioNet/CinC Challenge 2020 and 2021: a folder of WFDB records -> exams.
 
 https://physionet.org/content/challenge-2021/1.0.3/: age, sex and SNOMED CT codes stand in comments
-of each header, as `#Age: 83` or `# Age: 83`.
+of each header, as `#Age: 83` or `# Age: 83`. Records without these, as set-a of the Challenge of
+2011 (https://physionet.org/content/challenge-2011/1.0.0/), are exams without labels.
 """
 
 import re
@@ -11,15 +12,17 @@ from pathlib import Path
 import pandas as pd
 
 from datamodules.errors import InputError, check_ordinary, listing
-from datamodules.public.codes import Codes
+from datamodules.public.codes import NO_FINDINGS, Codes, Findings
 
 COMMENT = re.compile(r"^#\s*(Age|Sex|Dx)\s*:[ \t]*(.*?)\s*$", flags=re.MULTILINE)
 SEX = {"male": "male", "m": "male", "female": "female", "f": "female"}
 UNKNOWN = ("", "nan", "unknown")
 
 
-def exams(folder: Path, root: Path, *, institution: str, codes: Codes) -> pd.DataFrame:
-    """All records in `folder` and below, as one institution.
+def exams(
+    folder: Path, root: Path, *, institution: str, codes: Codes, findings: Findings = NO_FINDINGS
+) -> pd.DataFrame:
+    """All records in `folder` and below, as one institution, with a column a finding.
 
     Who a record's patient is was not published: each counts as its own. The date in the headers
     is the files', not the recordings', and is left out. Raises InputError, naming the header,
@@ -64,6 +67,7 @@ def exams(folder: Path, root: Path, *, institution: str, codes: Codes) -> pd.Dat
                 "sex": SEX.get(sex),
                 "abnormal": codes.abnormality(stated),
             }
+            | findings.stated(stated)
         )
     if problems:
         raise InputError(f"{folder}:\n{listing(problems)}")

@@ -1,4 +1,4 @@
-"""What a publisher's diagnostic codes say about one question: is this ECG abnormal?"""
+"""What a publisher's diagnostic codes say: is this ECG abnormal, and does it show a finding?"""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
@@ -53,3 +53,38 @@ class Codes:
         if stated & self.normal and stated <= self.normal | self.neutral and not in_doubt:
             return 0.0
         return nan
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Columns of 0 and 1 beside `abnormal`: each by the codes that state it."""
+
+    codes: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def from_lists(
+        cls, lists: Mapping[str, Sequence[str | int]], codes: Codes, *, where: str
+    ) -> "Findings":
+        """InputError for a code that stands in none of `codes`; `where` names the lists."""
+        found = cls({str(name): frozenset(map(str, of)) for name, of in lists.items()})
+        for name, of in found.codes.items():
+            unknown = sorted(codes.unknown(of))
+            if unknown:
+                raise InputError(
+                    f"{where}.{name}: {', '.join(unknown)} stands in none of the source's codes. "
+                    "Correct it, or add it to one of them."
+                )
+        return found
+
+    def stated(self, sure: Set[str], doubtful: Set[str] = frozenset()) -> dict[str, float]:
+        """1.0 with any of a finding's codes, else 0.0; NaN where it is in doubt, or nothing at all
+        was stated."""
+        if not sure | doubtful:
+            return dict.fromkeys(self.codes, nan)
+        return {
+            name: 1.0 if sure & of else nan if doubtful & of else 0.0
+            for name, of in self.codes.items()
+        }
+
+
+NO_FINDINGS = Findings({})

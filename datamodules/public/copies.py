@@ -1,5 +1,6 @@
 """The same recording published under two patients: those are one person."""
 
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -19,23 +20,31 @@ def join_copies(exams: pd.DataFrame, root: Path) -> pd.Series:
     could land in training and in test. A recording is known by its header: first value and
     checksum of every signal. A header that cannot be read is left to the recording's reader.
     """
-    joined: dict[str, str] = {}
-
-    def person(patient: str) -> str:
-        while patient in joined:
-            patient = joined[patient]
-        return patient
-
-    owner: dict[tuple[object, ...], str] = {}
     headers = [root / f"{path}.hea" for path in exams["ecg_path"]]
     marks = parallel_map(_fingerprint, headers, 1, description="comparing recordings")
-    for patient, mark in zip(exams["patient_id"], marks, strict=True):
+    return joined(exams["patient_id"], marks)
+
+
+def joined(patients: pd.Series, marks: Iterable[Hashable | None]) -> pd.Series:
+    """`patients` with one id (the first) for those who share a recording.
+
+    `marks`: one an exam, alike where recordings are; None where a recording is not known.
+    """
+    same: dict[str, str] = {}
+
+    def person(patient: str) -> str:
+        while patient in same:
+            patient = same[patient]
+        return patient
+
+    owner: dict[Hashable, str] = {}
+    for patient, mark in zip(patients, marks, strict=True):
         if mark is None:
             continue
         first, other = person(owner.setdefault(mark, patient)), person(patient)
         if first != other:
-            joined[other] = first
-    return exams["patient_id"].map(person)
+            same[other] = first
+    return patients.map(person)
 
 
 def _fingerprint(path: Path) -> tuple[object, ...] | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from datamodules.errors import InputError, listing
 from datamodules.manifest import check_manifest
-from datamodules.public.codes import Codes
+from datamodules.public.codes import NO_FINDINGS, Codes, Findings
 from datamodules.public.copies import join_copies
 
 TABLE = "ptbxl_database.csv"
@@ -111,11 +111,19 @@ class _Statements:
         return [name for name, labels in self.sets.items() if name != "all" and label in labels]
 
 
-def exams(folder: Path, root: Path, *, codes: Codes, likelihood_percent: float) -> pd.DataFrame:
+def exams(
+    folder: Path,
+    root: Path,
+    *,
+    codes: Codes,
+    likelihood_percent: float,
+    findings: Findings = NO_FINDINGS,
+) -> pd.DataFrame:
     """The 500 Hz records of all sites; institution is `ptbxl_site<n>` (or `ptbxl_site_unknown`).
 
     A statement counts from `likelihood_percent` on, or where none is given (PTB-XL writes 0); one
-    below leaves the ECG open, and so does NORM together with a pathological statement.
+    below leaves the ECG, or the finding, open, and so does NORM together with a pathological
+    statement the ECG.
     Raises InputError, naming line and column, for what cannot be read.
     """
     records = _read(
@@ -126,6 +134,11 @@ def exams(folder: Path, root: Path, *, codes: Codes, likelihood_percent: float) 
     )
     base = folder.relative_to(root)
     table = records.exams
+    known = [_sure(stated, likelihood_percent) for stated in records.statements]
+    stated_findings = [
+        findings.stated(sure, stated.keys() - sure)
+        for sure, stated in zip(known, records.statements, strict=True)
+    ]
     return pd.DataFrame(
         {
             "institution": "ptbxl_site" + table["site"].fillna("_unknown"),
@@ -138,7 +151,8 @@ def exams(folder: Path, root: Path, *, codes: Codes, likelihood_percent: float) 
             "abnormal": [
                 _abnormality(stated, codes, likelihood_percent) for stated in records.statements
             ],
-        },
+        }
+        | {name: [of[name] for of in stated_findings] for name in findings.codes},
         index=table.index,
     )
 
@@ -453,7 +467,11 @@ def _read(
 
 
 def _abnormality(statements: Mapping[str, float], codes: Codes, likelihood_percent: float) -> float:
-    sure = {code for code, given in statements.items() if given == 0 or given >= likelihood_percent}
+    sure = _sure(statements, likelihood_percent)
     if sure & codes.normal and sure & codes.abnormal:
         return nan
     return codes.abnormality(sure, in_doubt=len(sure) < len(statements))
+
+
+def _sure(statements: Mapping[str, float], likelihood_percent: float) -> set[str]:
+    return {code for code, given in statements.items() if given == 0 or given >= likelihood_percent}

@@ -48,32 +48,35 @@ def ecg_figure(ecg_mv: NDArray[np.floating], sampling_rate_hz: float, title: str
     return figure
 
 
-def sheets_figure(sheets: Sequence[Sheet], sampling_rate_hz: float, title: str) -> Figure:
-    """What a pretraining makes of an ECG: sheets of signals [12, T] in mV, one below the other.
+def sheets_figure(
+    sheets: Sequence[Sheet], sampling_rate_hz: float, title: str, leads: Sequence[str] = LEADS
+) -> Figure:
+    """What a pretraining makes of an ECG: sheets of signals in mV, one below the other.
 
-    Every lead is drawn about the median of the first sheet's first signal. Traces carry gids
-    "original-V1", "visible-V1", "reconstruction-V1"... by the signals' names.
+    Signals are [leads, T]; each lead stands where it does on a sheet of twelve, and is drawn about
+    the median of the first sheet's first signal. Traces carry gids "original-V1",
+    "visible-V1", "reconstruction-V1"... by the signals' names.
     """
-    first = _checked(next(iter(sheets[0].signals.values())))
+    first = _checked(next(iter(sheets[0].signals.values())), leads)
     seconds = first.shape[1] / sampling_rate_hz
     with style.look():
         figure, papers = _sheets([sheet.title for sheet in sheets], seconds, title)
         for paper, sheet in zip(papers, sheets, strict=True):
             if sheet.hidden is not None:
-                _shade_hidden(paper, ~sheet.hidden, sampling_rate_hz)
+                _shade_hidden(paper, ~sheet.hidden, sampling_rate_hz, leads)
             for name, signal in sheet.signals.items():
                 if signal.shape != first.shape:
                     raise ValueError(f"{name} {signal.shape} is not like {first.shape}")
                 colour, width = _TRACES.get(name, (_TRACE, 0.8))
-                drawn = _about(_checked(signal), first)
-                _draw_traces(paper, drawn, sampling_rate_hz, name, colour, width)
+                drawn = _about(_checked(signal, leads), first)
+                _draw_traces(paper, drawn, sampling_rate_hz, name, colour, width, leads)
     return figure
 
 
-def _checked(ecg_mv: NDArray[np.floating]) -> NDArray[np.float64]:
+def _checked(ecg_mv: NDArray[np.floating], leads: Sequence[str] = LEADS) -> NDArray[np.float64]:
     ecg = np.asarray(ecg_mv, dtype=np.float64)
-    if ecg.ndim != 2 or len(ecg) != len(LEADS):
-        raise ValueError(f"an ECG is [12, T], this is {ecg.shape}")
+    if ecg.ndim != 2 or len(ecg) != len(leads):
+        raise ValueError(f"an ECG is [{len(leads)}, T], this is {ecg.shape}")
     return ecg
 
 
@@ -146,19 +149,22 @@ def _draw_traces(
     name: str,
     colour: str,
     width: float,
+    leads: Sequence[str] = LEADS,
 ) -> None:
     time_mm = np.arange(ecg_mv.shape[1]) / sampling_rate_hz * MM_PER_SECOND
     strip = ecg_mv.shape[1] / sampling_rate_hz * MM_PER_SECOND
-    for number, lead in enumerate(LEADS):
-        x, y = _origin(number, strip)
+    for number, lead in enumerate(leads):
+        x, y = _origin(LEADS.index(lead), strip)
         sheet.plot(x + time_mm, y + ecg_mv[number] * MM_PER_MV, color=colour, linewidth=width,
                    solid_joinstyle="round", gid=f"{name}-{lead}")  # fmt: skip
 
 
-def _shade_hidden(sheet: Axes, visible: NDArray[np.bool_], sampling_rate_hz: float) -> None:
+def _shade_hidden(
+    sheet: Axes, visible: NDArray[np.bool_], sampling_rate_hz: float, leads: Sequence[str]
+) -> None:
     strip = visible.shape[1] / sampling_rate_hz * MM_PER_SECOND
-    for number, lead in enumerate(LEADS):
-        x, y = _origin(number, strip)
+    for number, lead in enumerate(leads):
+        x, y = _origin(LEADS.index(lead), strip)
         edges = np.flatnonzero(np.diff(visible[number], prepend=True, append=True))
         for start, stop in edges.reshape(-1, 2) / sampling_rate_hz * MM_PER_SECOND:
             corner = (x + start, y - 0.45 * _ROW)

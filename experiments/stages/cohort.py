@@ -176,7 +176,12 @@ def roles_of(config: Config, institutions: Sequence[str]) -> Roles:
 
     Raises InputError for an unknown institution, one in both roles, or no development one.
     """
-    development, external = config.cohort.development, config.cohort.external
+    cohort = config.cohort
+    left_out = public.absent(cohort.sources, Path(cohort.root)) if cohort.source == "public" else []
+    development, external = (
+        None if names is None else [name for name in names if name not in left_out]
+        for names in (cohort.development, cohort.external)
+    )
     for key, names in (("development", development), ("external", external)):
         for name in names or ():
             if name not in institutions:
@@ -230,7 +235,11 @@ def _manifests(config: Config, workers: int) -> _Manifests:
     cohort = config.cohort
     root = Path(cohort.root)
     if cohort.source == "public":
-        return _Manifests(root, public.manifests(plain(cohort.sources), root))
+        left_out = public.absent(cohort.sources, root)
+        notes = [f"Not at hand, and left out: {', '.join(left_out)}."] if left_out else []
+        for note in notes:
+            say(f"cohort: {note}")
+        return _Manifests(root, public.manifests(plain(cohort.sources), root), notes)
     if cohort.source == "ptbxl":
         made = ptbxl.benchmark(root, cohort.asked, sampling_rate_hz=cohort.sampling_rate_hz)
         for note in made.notes:

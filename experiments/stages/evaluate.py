@@ -104,7 +104,16 @@ def input_of(module: TaskModule | Pretraining) -> Input:
 
 def predict(predictor: L.Trainer, module: TaskModule, data: ExamDataModule) -> pd.DataFrame:
     """Every exam of `data.predict_dataloader()` once, whatever the number of processes."""
-    exam, outputs = outputs_of(predictor, module, data)
+    return rows_of(module, data, *outputs_of(predictor, module, data))
+
+
+def rows_of(
+    module: TaskModule,
+    data: ExamDataModule,
+    exam: NDArray[np.int64],
+    outputs: NDArray[np.float64],
+) -> pd.DataFrame:
+    """Predictions of what `outputs_of` gave."""
     exams, task = data.exams.iloc[exam].reset_index(drop=True), module.task
     targets = exams[list(data.targets)].to_numpy(np.float64)
     values = task.values(torch.from_numpy(outputs)).numpy()

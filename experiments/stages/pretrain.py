@@ -1,6 +1,7 @@
 """Pretraining on the development institutions' exams, labelled or not."""
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -129,7 +130,13 @@ class Pretrain(Stage):
         module = self.module(fit.world_size)
         module.about = self.about(data)
         cut = seed_after(self.seed, fit, place.path / RESUME_POINT)
+        begun = time.perf_counter()
         fit.fit(module, data, ckpt_path=cut, weights_only=True)
+        cost = {
+            "exams_seen": float(fit.global_step * self.settings["batch_size"] * fit.world_size),
+            # Of a pretraining that was cut nobody knows.
+            "seconds": time.perf_counter() - begun if cut is None else math.nan,
+        }
         (final,) = fit.validate(module, data, verbose=False)
         if not math.isfinite(final["val/loss"]):
             raise InputError(
@@ -140,7 +147,7 @@ class Pretrain(Stage):
         fit.save_checkpoint(place.checkpoint, weights_only=True)
         return {
             "exams": len(data.chosen("train")),
-            "metrics": {name: float(value) for name, value in final.items()},
+            "metrics": {name: float(value) for name, value in final.items()} | cost,
             "files": kept(module, place),
         }
 
@@ -215,7 +222,8 @@ class ExampleFigure(L.Callback):
         with trainer.precision_plugin.forward_context(), torch.no_grad():
             example = pl_module.example(prepared, partial(input.restore, raw=raw))
         arrays: dict[str, Any] = {name: of.cpu().numpy() for name, of in example.items()}
-        np.savez(self.place.path / EXAMPLE, **arrays, rate_hz=np.float64(input.rate_hz))
+        arrays |= {"rate_hz": np.float64(input.rate_hz), "channels": np.array(input.channels)}
+        np.savez(self.place.path / EXAMPLE, **arrays)
         figure = example_figure(
             type(pl_module), self.place.path / EXAMPLE, f"step {trainer.global_step}"
         )
@@ -228,9 +236,9 @@ def example_figure(kind: type[Pretraining], file: Path, title: str) -> Figure | 
     """The figure of an example that `ExampleFigure` kept, where the pretraining has one."""
     with np.load(file) as kept:
         arrays = dict(kept)
-    rate = float(arrays.pop("rate_hz"))
+    rate, leads = float(arrays.pop("rate_hz")), arrays.pop("channels").tolist()
     sheets = kind.sheets(arrays)
-    return sheets_figure(sheets, rate, title) if sheets else None
+    return sheets_figure(sheets, rate, title, leads) if sheets else None
 
 
 def _warn(verdict: Verdict) -> None:

@@ -1,7 +1,7 @@
 """A study's models: how each is trained on one set of development institutions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -9,7 +9,8 @@ from typing import Any, ClassVar, cast
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError
@@ -18,7 +19,7 @@ from datamodules.institution import ExamDataModule
 from experiments.console import StageBar
 from experiments.evaluation.predictions import TRAIN, VAL
 from experiments.software import software_version
-from experiments.stages.evaluate import predict
+from experiments.stages.evaluate import outputs_of, rows_of
 from experiments.stages.exams import Exams, Site
 from experiments.stages.fit_input import fit_input
 from experiments.stages.key import key_of
@@ -38,7 +39,9 @@ from experiments.stages.training import (
 )
 from experiments.tracking import MODEL_TAG
 from lightning_modules.classifier import Blueprint, Classifier, TaskModule
-from lightning_modules.networks.network import load_published_weights
+from lightning_modules.linear import Directions
+from lightning_modules.networks.batch_norm import batch_norms, reestimate
+from lightning_modules.networks.network import embedding, load_published_weights
 from lightning_modules.pretraining.pretraining import Pretraining
 from lightning_modules.target import name_of
 from lightning_modules.tasks.task import Task
@@ -77,8 +80,8 @@ class Trained:
 class Train(Stage):
     """A model, trained on the development institutions' labelled exams.
 
-    The checkpoint is of the epoch with the best validation metric, and holds network, input and the
-    operating thresholds chosen on validation exams.
+    The checkpoint holds network, input, and the recalibration and operating thresholds that were
+    fitted on validation exams.
     """
 
     kind: ClassVar[str] = "train"
@@ -160,15 +163,18 @@ class Train(Stage):
         module: TaskModule,
         data: ExamDataModule,
     ) -> Record:
-        """Choose the thresholds, and keep the checkpoint."""
-        predictions = predict(tested, module, data)
-        validation = predictions[predictions["split"] == VAL]
-        if not np.isfinite(predictions[self.task.value]).all():
+        """Recalibrate, choose the thresholds, and keep the checkpoint."""
+        exam, outputs = outputs_of(tested, module, data)
+        if not np.isfinite(outputs).all():
             raise InputError(
                 f"{self.name}: training diverged, its outputs are no numbers. Lower its "
                 "base_learning_rate, or set its gradient_clip=1.0. "
                 f"Remove {place.path} to begin anew."
             )
+        if isinstance(module, Classifier):
+            outputs = recalibrated(module, data, exam, outputs)
+        predictions = rows_of(module, data, exam, outputs)
+        validation = predictions[predictions["split"] == VAL]
         task = module.task
         thresholds = chosen_thresholds(task, validation)
         module.set_threshold(thresholds)
@@ -185,7 +191,13 @@ class Train(Stage):
 
 @dataclass(frozen=True)
 class Finetune(Train):
-    """A model trained step by step, by gradients of batches."""
+    """A model trained step by step, by gradients of batches.
+
+    With `patience` it keeps the weights of least validation loss, and stops after so many
+    validations without a better one; without, those at the end of its schedule. AUROC on some ten
+    positive exams chooses nothing: it is a lottery. With `head_penalties` its head starts as a
+    linear model of the task, and that is all of a linear probe.
+    """
 
     kind: ClassVar[str] = "finetune"
 
@@ -205,38 +217,51 @@ class Finetune(Train):
         recipe = self.model.recipe
         L.seed_everything(self.seed, verbose=False)
         data = self.data(place, recipe["batch_size"])
+        patience = recipe["patience"]
         best = ModelCheckpoint(
             dirpath=place.path,
             filename="best",
-            monitor=self.task.monitored,
-            mode="max",
+            monitor="val/loss",
             save_weights_only=True,
             enable_version_counter=False,
         )
+        choosing = [] if patience is None else [best, EarlyStopping("val/loss", patience=patience)]
+        cut_at = place.path / RESUME_POINT
         interval = validation_interval(recipe, len(data.train_targets), self.compute.processes)
+        head = HeadFirst(data, [] if cut_at.exists() else recipe["head_penalties"] or [])
         fit = trainer(
             place,
             self.compute,
             [
                 StageBar(self.name, dict(self.task.shown)),
-                best,
-                EarlyStopping(self.task.monitored, mode="max", patience=recipe["patience"]),
+                head,
+                BatchStatistics(data),
+                *choosing,
                 resume_point(place.path),
             ],
             logger=place.lab.tracking.logger(place.run),
-            **schedule({**recipe, "validate_every_steps": interval}),
+            **schedule({**recipe, "validate_every_steps": interval, **self.probe}),
         )
         module = self.module(data.train_targets, fit.world_size, self.about(data))
-        self.begin(module)
-        cut = seed_after(self.seed, fit, place.path / RESUME_POINT)
+        head.directions = self.begin(module)
+        cut = seed_after(self.seed, fit, cut_at)
         fit.fit(module, data, ckpt_path=cut, weights_only=True)
         if best.best_model_path:
             chosen = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
             module.load_state_dict(chosen["state_dict"])
         return self.finished(place, fit, tester(place, f"threshold {self.name}"), module, data)
 
-    def begin(self, module: TaskModule) -> None:
-        """Give the network the weights that it starts from; InputError where they don't fit."""
+    @property
+    def probe(self) -> dict[str, Any]:
+        """What of the schedule is otherwise in a linear probe: once its head is fitted, it is
+        trained."""
+        recipe = self.model.recipe
+        fitted = recipe["frozen_encoder"] and recipe["head_penalties"]
+        return {"max_steps": 0, "max_epochs": -1} if fitted else {}
+
+    def begin(self, module: TaskModule) -> Directions | None:
+        """Give the network the weights that it starts from, and what they know of the head;
+        InputError where they don't fit."""
         if self.start is not None and self.start_kind is not None:
             kept = torch.load(self.start, map_location="cpu", weights_only=True)
             encoder = self.start_kind.encoder(kept["state_dict"], module.network)
@@ -246,8 +271,10 @@ class Finetune(Train):
                 raise InputError(
                     f"{self.name}: {error}. Pretrain the network it is to start from."
                 ) from None
-        elif self.model.pretrained:
+            return self.start_kind.directions(kept)
+        if self.model.pretrained:
             load_published_weights(module.network)
+        return None
 
 
 @dataclass(frozen=True)
@@ -362,6 +389,84 @@ class Models:
             self.seed,
             self.compute,
         )
+
+
+# Training exams, at most, that batch statistics are taken from: more change next to nothing.
+_MOST_EXAMS = 2048
+
+
+def training_inputs(
+    data: ExamDataModule, device: torch.device, most: int | None = None
+) -> Iterator[torch.Tensor]:
+    """The network's input (B, ...) of training exams as they are, none augmented, in order: of all,
+    or of `most`, spread evenly."""
+    exams = data.chosen(TRAIN)
+    if most is not None and len(exams) > most:
+        exams = exams[np.linspace(0, len(exams) - 1, most).astype(int)]
+    # Of nearly one size: a batch norm can't normalise a batch of one exam.
+    for of in np.array_split(exams, math.ceil(len(exams) / max(2, data.loading.batch_size))):
+        batch = move_data_to_device(data.dataset.__getitems__(of.tolist()), device)
+        yield data.prepare(batch)[data.reads]
+
+
+class HeadFirst(Callback):
+    """Starts the head, before the first step, as the linear model of the task on the encoder's
+    features of all training exams; without `penalties`, as it is. `directions` are what the
+    encoder's pretraining knows of these. Every process does the same, and the first one's head
+    holds for all.
+    """
+
+    def __init__(self, data: ExamDataModule, penalties: Sequence[float]) -> None:
+        self.data, self.penalties = data, penalties
+        self.directions: Directions | None = None
+
+    @torch.no_grad()
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.penalties:
+            return
+        assert isinstance(pl_module, Classifier)
+        data, network = self.data, pl_module.network
+        if batch_norms(network):  # the pretraining's last weights have others than its averages
+            reestimate(network, training_inputs(data, pl_module.device, _MOST_EXAMS))
+        network.eval()
+        seen = torch.cat(
+            [embedding(network, of).float().cpu() for of in training_inputs(data, pl_module.device)]
+        )
+        network.train()
+        patients = data.exams["patient_id"].iloc[data.chosen(TRAIN)].astype(str).tolist()
+        targets = torch.from_numpy(data.train_targets)
+        pl_module.begin_head(seen, targets, patients, self.penalties, self.directions)
+        # Of several processes on several machines, rounding may differ.
+        begun: Any = trainer.strategy.broadcast(pl_module.network.state_dict())
+        network.load_state_dict(begun)
+
+
+class BatchStatistics(Callback):
+    """Takes batch statistics anew from the training exams, before a validation and at the end: what
+    is judged is what is kept."""
+
+    def __init__(self, data: ExamDataModule) -> None:
+        self.data = data
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        network = cast(TaskModule, pl_module).network
+        if batch_norms(network):
+            reestimate(network, training_inputs(self.data, pl_module.device, _MOST_EXAMS))
+
+    on_train_end = on_validation_start
+
+
+def recalibrated(
+    module: Classifier, data: ExamDataModule, exam: NDArray[np.int64], outputs: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What `outputs_of` gave, of a model that is then recalibrated on the validation exams."""
+    targets = data.exams[list(data.targets)].to_numpy(np.float64)[exam]
+    of = (data.exams["split"] == VAL).to_numpy()[exam]
+    module.recalibrate(torch.from_numpy(outputs[of]), torch.from_numpy(targets[of]))
+    # In the precision that the checkpoint will predict in, for thresholds that fall on an exam.
+    slope, intercept = (of.cpu().numpy() for of in (module.slope, module.intercept))
+    calibrated = outputs.astype(np.float32) * slope + intercept
+    return np.asarray(calibrated, np.float64)
 
 
 def validation_interval(recipe: Mapping[str, Any], exams: int, processes: int) -> int:

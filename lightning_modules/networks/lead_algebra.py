@@ -4,23 +4,21 @@ import torch
 from torch import Tensor
 
 
-def least_squares_reconstruction(
-    ecg: Tensor, mask: Tensor, covariance: Tensor, columns: int
-) -> Tensor:
-    """Predict every lead from the leads visible at the same instant by linear least squares.
+def least_squares_reconstruction(stretches: Tensor, seen: Tensor, covariance: Tensor) -> Tensor:
+    """Predict every lead from the leads seen at the same instant by linear least squares.
 
-    ecg (B, leads, samples) with mean zero; mask (B, leads * columns), True where a patch is hidden;
-    covariance (leads, leads) of the population. The best linear predictor of the hidden leads h
-    from the visible v is S_hv S_vv^-1 v; where nothing is visible it is zero. A ridge of 1e-6 of
+    stretches (B, leads, columns, length) of ECGs with mean zero; seen, bool (B, leads, columns);
+    covariance (leads, leads) of the population. The best linear predictor of the other leads h
+    from those seen, v, is S_hv S_vv^-1 v; where nothing is seen it is zero. A ridge of 1e-6 of
     the mean variance keeps S_vv invertible, since six limb leads span only two dimensions.
-    Returns (B, leads, samples).
+    Returns (B, leads, columns, length).
     """
-    batch, leads, samples = ecg.shape
-    seen = (~mask).view(batch, leads, columns).transpose(1, 2).to(covariance.dtype)  # (B, C, L)
-    identity = torch.eye(leads, device=ecg.device, dtype=covariance.dtype)
-    system = covariance * seen[..., :, None] * seen[..., None, :]
-    system = system + torch.diag_embed(1 - seen) + 1e-6 * covariance.trace() / leads * identity
-    weights: Tensor = torch.linalg.solve(system, seen[..., None] * covariance)  # (B, C, L, L)
-    signal = ecg.to(covariance.dtype).view(batch, leads, columns, -1).transpose(1, 2)
-    predicted = weights.transpose(-1, -2) @ (seen[..., None] * signal)  # (B, C, L, patch)
-    return predicted.transpose(1, 2).reshape(batch, leads, samples).to(ecg.dtype)
+    leads = stretches.shape[1]
+    v = seen.transpose(1, 2).to(covariance.dtype)  # (B, columns, leads)
+    identity = torch.eye(leads, device=stretches.device, dtype=covariance.dtype)
+    system = covariance * v[..., :, None] * v[..., None, :]
+    system = system + torch.diag_embed(1 - v) + 1e-6 * covariance.trace() / leads * identity
+    weights: Tensor = torch.linalg.solve(system, v[..., None] * covariance)  # (B, C, L, L)
+    signal = stretches.to(covariance.dtype).transpose(1, 2)
+    predicted = weights.transpose(-1, -2) @ (v[..., None] * signal)  # (B, C, L, length)
+    return predicted.transpose(1, 2).to(stretches.dtype)

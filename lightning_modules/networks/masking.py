@@ -1,4 +1,4 @@
-"""Which patches of an ECG a masked autoencoder sees."""
+"""Which tokens of an ECG a masked autoencoder sees."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ STRATEGIES = ("random", "time", "lead", "mixed")
 
 def sample_visible(
     batch: int,
-    leads: int,
+    rows: int,
     columns: int,
     mask_ratio: float,
     strategy: str,
@@ -16,13 +16,15 @@ def sample_visible(
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw the visible patches of each ECG: sorted indices (batch, visible) into leads * columns.
+    """Draw the visible tokens of each ECG: sorted indices (batch, visible) into rows * columns.
 
-    Patch `lead * columns + column` is one lead's stretch of time. Every ECG keeps the same number
-    of patches, round((1 - mask_ratio) * leads * columns), whatever the strategy:
+    Token `row * columns + column` is one lead's (or all leads', where there is one row) stretch of
+    time or beat. Every ECG keeps the same number of tokens, round((1 - mask_ratio) * rows *
+    columns), whatever the strategy:
 
-    - "random": any patches (the paper's).
-    - "time": all leads of an instant are hidden together, so nothing can be copied across leads.
+    - "random": any tokens (the paper's).
+    - "time": all leads of an instant or beat are hidden together, so nothing can be copied across
+      leads.
     - "lead": whole leads are hidden.
     - "mixed": each ECG draws one of the three.
 
@@ -32,20 +34,20 @@ def sample_visible(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"masking strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
-    visible = round((1 - mask_ratio) * leads * columns)
-    if not 0 < visible < leads * columns:
+    visible = round((1 - mask_ratio) * rows * columns)
+    if not 0 < visible < rows * columns:
         raise ValueError(
-            f"mask ratio {mask_ratio} leaves {visible} of {leads * columns} patches visible"
+            f"mask ratio {mask_ratio} leaves {visible} of {rows * columns} tokens visible"
         )
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, device=device, generator=generator)
 
-    # Patches are ranked by a key and the lowest stay visible. A rank shared along an axis comes
-    # before the patch's own key in [0, 1), so that an axis is hidden as a whole.
-    patch_key = draw(batch, leads, columns)
+    # Tokens are ranked by a key and the lowest stay visible. A rank shared along an axis comes
+    # before the token's own key in [0, 1), so that an axis is hidden as a whole.
+    patch_key = draw(batch, rows, columns)
     time_key = patch_key + draw(batch, 1, columns).argsort(2).argsort(2)
-    lead_key = patch_key + draw(batch, leads, 1).argsort(1).argsort(1)
+    lead_key = patch_key + draw(batch, rows, 1).argsort(1).argsort(1)
     if strategy == "mixed":
         choice = torch.randint(3, (batch, 1, 1), device=device, generator=generator)
         key = torch.where(choice == 0, patch_key, torch.where(choice == 1, time_key, lead_key))

@@ -87,6 +87,26 @@ def embedding(network: nn.Module, inputs: Tensor) -> Tensor:
     return embedded
 
 
+def last_layer(network: nn.Module, features: int, outputs: int) -> nn.Linear:
+    """The linear layer that takes the embedding (B, features) to outputs (B, outputs).
+
+    ValueError where there is none.
+    """
+    layers = [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, nn.Linear)
+        and (layer.in_features, layer.out_features) == (features, outputs)
+        and layer.bias is not None
+    ]
+    if not layers:
+        raise ValueError(
+            f"{type(network).__name__} has no last nn.Linear({features}, {outputs}) that a linear "
+            "model could start: set finetune.head_penalties=null"
+        )
+    return layers[-1]
+
+
 def load_published_weights(network: nn.Module) -> None:
     """Start from the weights that the network's makers published, where its class knows them.
 

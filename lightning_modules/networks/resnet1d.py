@@ -71,10 +71,15 @@ class ResNet1d(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(channels, outputs)
 
+    def forward_map(self, ecg: Tensor) -> Tensor:
+        """(B, leads, samples) -> features over time (B, widths[-1], T'): T' is samples, halved by
+        the stem and each stage, rounded up."""
+        features: Tensor = self.stages(self.stem(ecg))
+        return features
+
     def forward_features(self, ecg: Tensor) -> Tensor:
         """(B, leads, samples) -> features averaged over time (B, widths[-1])."""
-        features: Tensor = self.stages(self.stem(ecg)).mean(2)
-        return features
+        return self.forward_map(ecg).mean(2)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Features (B, widths[-1]) -> logits (B, outputs), or as they are with `pre_logits`."""

@@ -83,8 +83,9 @@ class S4D(nn.Module):
     """ECG (B, leads, samples), preprocessed -> logits (B, outputs); of any length.
 
     `width` is the channels of every layer, `states` the real dimensions of a channel's state,
-    `dropout` the share of channels hidden in training. The steps start between 0.001 and 0.1
-    samples, so memories between 20 and 2000 samples. Raises ValueError for an odd number of states.
+    `dropout` the share of channels hidden in training. The stem makes an instant of `stride`
+    samples, by a linear layer. The steps start between 0.001 and 0.1 instants, so memories between
+    20 and 2000 instants. Raises ValueError for an odd number of states.
 
     With 12 leads, 4 layers, width 512, 8 states and one output it has 2,165,761 parameters. The
     public code of Mehari and Strodthoff (github.com/tmehari/ssm_ecg) makes 2,147,329: as many
@@ -92,19 +93,31 @@ class S4D(nn.Module):
     """
 
     def __init__(
-        self, *, leads: int, width: int, layers: int, states: int, dropout: float, outputs: int
+        self,
+        *,
+        leads: int,
+        width: int,
+        layers: int,
+        states: int,
+        dropout: float,
+        outputs: int,
+        stride: int = 1,
     ) -> None:
         super().__init__()
         if states % 2:
             raise ValueError(f"the states come in conjugate pairs: an even number, not {states}")
-        self.stem = nn.Conv1d(leads, width, 1)
+        self.stem = nn.Conv1d(leads, width, stride, stride)
         self.blocks = nn.Sequential(*(S4DBlock(width, states, dropout) for _ in range(layers)))
         self.head = nn.Linear(width, outputs)
 
+    def forward_map(self, ecg: Tensor) -> Tensor:
+        """(B, leads, samples) -> features at every instant (B, width, samples / stride)."""
+        features: Tensor = self.blocks(self.stem(ecg))
+        return features
+
     def forward_features(self, ecg: Tensor) -> Tensor:
         """(B, leads, samples) -> features averaged over time (B, width)."""
-        features: Tensor = self.blocks(self.stem(ecg)).mean(2)
-        return features
+        return self.forward_map(ecg).mean(2)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Features (B, width) -> logits (B, outputs), or as they are with `pre_logits`."""

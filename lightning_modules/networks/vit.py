@@ -1,58 +1,19 @@
-"""timm's Vision Transformer over patches of one lead each, as in Sawano et al. 2024 (Fig 2)."""
+"""timm's Vision Transformer over an ECG's tokens; patches of one lead as in Sawano et al. 2024."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+
+from lightning_modules.networks.tokens import Tokens, tokens_of
 
 POOLING = {"mean": "avg", "class_token": "token"}
 
 
-class LeadPatchEmbed(nn.Module):
-    """ECG (B, leads, samples) -> (B, leads * samples / patch, width): a patch is one lead's.
-
-    A reshape and a matrix product: what timm's strided convolution computes, several times
-    faster on a CPU. The signature is the one that timm calls.
-    """
-
-    def __init__(
-        self,
-        img_size: tuple[int, int],
-        patch_size: tuple[int, int],
-        in_chans: int,
-        embed_dim: int,
-        bias: bool = True,
-        **unused: object,
-    ) -> None:
-        super().__init__()
-        (leads, samples), (_, patch_samples) = img_size, patch_size
-        self.patch_samples = patch_samples
-        self.img_size, self.patch_size = img_size, patch_size
-        self.grid_size = (leads, samples // self.patch_samples)
-        self.num_patches = leads * (samples // self.patch_samples)
-        self.proj = nn.Linear(self.patch_samples * in_chans, embed_dim, bias=bias)
-
-    def forward(self, ecg: Tensor) -> Tensor:
-        if ecg.shape[1:] != self.img_size:
-            raise ValueError(
-                f"the network takes (leads, samples) {tuple(self.img_size)}, "
-                f"not {tuple(ecg.shape[1:])}"
-            )
-        tokens: Tensor = self.proj(patchify(ecg, self.patch_samples))
-        return tokens
-
-
-def patchify(ecg: Tensor, patch_samples: int) -> Tensor:
-    """(B, leads, samples) -> (B, leads * samples / patch, patch), lead by lead."""
-    return ecg.reshape(ecg.shape[0], -1, patch_samples)
-
-
-def unpatchify(patches: Tensor, leads: int) -> Tensor:
-    """The inverse of `patchify`: (B, patches, patch) -> (B, leads, samples)."""
-    return patches.reshape(patches.shape[0], leads, -1)
-
-
-def position_embedding(leads: int, columns: int, width: int) -> Tensor:
-    """Sine-cosine embedding of lead x time, (1, leads * columns, width): half the width for each.
+def position_embedding(rows: int, columns: int, width: int) -> Tensor:
+    """Sine-cosine embedding of lead x time, (1, rows * columns, width): half the width for each.
 
     The two-dimensional form of He et al. 2022, where learned embeddings start: from small random
     ones, pretraining stays on its plateau for far longer. The longest wave is 2 pi * 100 patches,
@@ -67,24 +28,39 @@ def position_embedding(leads: int, columns: int, width: int) -> Tensor:
         angle = torch.arange(length)[:, None] * frequencies
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
-    lead = axis(leads)[:, None].expand(-1, columns, -1)
-    time = axis(columns)[None].expand(leads, -1, -1)
-    return torch.cat([lead, time], dim=2).reshape(1, leads * columns, width)
+    lead = axis(rows)[:, None].expand(-1, columns, -1)
+    time = axis(columns)[None].expand(rows, -1, -1)
+    return torch.cat([lead, time], dim=2).reshape(1, rows * columns, width)
+
+
+def attend(blocks: nn.Sequential, tokens: Tensor, present: Tensor) -> Tensor:
+    """Class token and tokens (B, 1 + K, width) through timm's blocks; nobody attends to a token
+    that is not `present` (B, K)."""
+    if present.all():
+        attended: Tensor = blocks(tokens)
+        return attended
+    mask = nn.functional.pad(present, (1, 0), value=True)[:, None, None]
+    for block in blocks:
+        assert isinstance(block, Block)
+        tokens = block(tokens, attn_mask=mask)
+    return tokens
 
 
 class ViT(VisionTransformer):
     """A Vision Transformer for (B, leads, samples), with `outputs` numbers (0: features only).
 
-    `pooling` is "mean" (over patches, as MAE fine-tunes) or "class_token".
-    Raises ValueError where the sizes do not fit.
+    `tokens` name a class of `tokens` and its settings. `pooling` is "mean" (over patches, as MAE
+    fine-tunes) or "class_token". Raises ValueError where the sizes do not fit.
     """
+
+    patch_embed: Tokens
 
     def __init__(
         self,
         *,
         leads: int,
         samples: int,
-        patch_samples: int,
+        tokens: Mapping[str, Any],
         width: int,
         depth: int,
         heads: int,
@@ -92,15 +68,12 @@ class ViT(VisionTransformer):
         pooling: str = "class_token",
         drop_path: float = 0.0,
     ) -> None:
-        if samples % patch_samples:
-            raise ValueError(f"{samples} samples are not a whole number of {patch_samples}-patches")
         if width % heads:
             raise ValueError(f"a width of {width} does not divide into {heads} heads")
         if pooling not in POOLING:
             raise ValueError(f"pooling {pooling!r} is not one of {', '.join(POOLING)}")
         super().__init__(
             img_size=(leads, samples),
-            patch_size=(1, patch_samples),
             in_chans=1,
             num_classes=outputs,
             global_pool=POOLING[pooling],  # type: ignore[arg-type]
@@ -110,6 +83,38 @@ class ViT(VisionTransformer):
             no_embed_class=True,
             drop_path_rate=drop_path,
             weight_init="jax",
-            embed_layer=LeadPatchEmbed,
+            embed_layer=lambda **_: tokens_of(tokens, leads=leads, samples=samples, width=width),
         )
-        self.pos_embed = nn.Parameter(position_embedding(leads, samples // patch_samples, width))
+        grid = self.patch_embed.rows, self.patch_embed.columns
+        self.pos_embed = nn.Parameter(position_embedding(*grid, width))
+
+    def encode(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Embedded tokens with their positions (B, K, width), and which are `present` (B, K) ->
+        class token and tokens (B, 1 + K, width)."""
+        assert self.cls_token is not None
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        latent: Tensor = self.norm(attend(self.blocks, tokens, present))
+        return latent
+
+    def forward_features(self, ecg: Tensor, **unused: object) -> Tensor:  # type: ignore[override]
+        """(B, leads, samples) -> class token and tokens (B, 1 + N, width).
+
+        An absent token has the mean of those present, so that the mean over all is theirs.
+        """
+        pieces = self.patch_embed.cut(ecg)
+        latent = self.encode(self.patch_embed(pieces) + self.pos_embed, pieces.present)
+        seen, present = latent[:, 1:], pieces.present[..., None]
+        mean = (seen * present).sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp_min(1)
+        return torch.cat([latent[:, :1], torch.where(present, seen, mean)], dim=1)
+
+    def forward_map(self, ecg: Tensor) -> Tensor:
+        """Features over time before pooling (B, width, instants), where a token is an instant.
+
+        ValueError where a token is one lead's.
+        """
+        if self.patch_embed.rows > 1:
+            raise ValueError(
+                "a Vision Transformer has features over time where its tokens are instants of all "
+                "leads: tokens=stem"
+            )
+        return self.forward_features(ecg)[:, 1:].transpose(1, 2)

@@ -109,9 +109,15 @@ class XResNet1d(nn.Module):
             if isinstance(module, Bottleneck):
                 nn.init.zeros_(module.convolutions[2][1].weight)  # type: ignore[index]
 
+    def forward_map(self, ecg: Tensor) -> Tensor:
+        """(B, leads, samples) -> features over time (B, 4 width, T'): T' is samples, halved twice
+        by the stem and once by every stage after the first, rounded up."""
+        features: Tensor = self.stages(self.stem(ecg))
+        return features
+
     def forward_features(self, ecg: Tensor) -> Tensor:
         """(B, leads, samples) -> maximum and mean over time (B, 8 width)."""
-        features: Tensor = self.stages(self.stem(ecg))
+        features = self.forward_map(ecg)
         return torch.cat([features.amax(2), features.mean(2)], dim=1)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:

@@ -10,16 +10,21 @@ from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
 from lightning_modules.networks.lead_algebra import least_squares_reconstruction
-from lightning_modules.networks.masked_autoencoder import MaskedAutoencoderNetwork, patch_statistics
-from lightning_modules.networks.masking import STRATEGIES, mask_of, sample_visible
-from lightning_modules.networks.vit import ViT, patchify, unpatchify
+from lightning_modules.networks.masked_autoencoder import (
+    MaskedAutoencoderNetwork,
+    patch_statistics,
+    to_predict,
+)
+from lightning_modules.networks.masking import STRATEGIES, sample_visible
+from lightning_modules.networks.tokens import Pieces
+from lightning_modules.networks.vit import ViT
 from lightning_modules.optimisation import adamw_warmup_cosine
 from lightning_modules.pretraining.pretraining import Arrays, Pretraining, Sheet, Verdict
 from lightning_modules.target import resolve
 
 EXPLAINED = "val/explained_variance"
 LEAST_SQUARES = "val/explained_variance_least_squares"
-# What of a Vision Transformer's settings makes its encoder.
+# What of a Vision Transformer's settings, beside its tokens, makes its encoder.
 SIZES = ("width", "depth", "heads")
 
 
@@ -55,7 +60,7 @@ class MaskedAutoencoder(Pretraining):
         reads: str,
         leads: int,
         samples: int,
-        patch_samples: int,
+        tokens: Mapping[str, Any],
         encoder: dict[str, int],
         decoder: dict[str, int],
         mask_ratio: float,
@@ -77,7 +82,7 @@ class MaskedAutoencoder(Pretraining):
         self.network = MaskedAutoencoderNetwork(
             leads=leads,
             samples=samples,
-            patch_samples=patch_samples,
+            tokens=tokens,
             encoder=encoder,
             decoder=decoder,
             normalise_targets=normalise_targets,
@@ -90,7 +95,7 @@ class MaskedAutoencoder(Pretraining):
         settings = taken["settings"]
         return {
             **taken,
-            "settings": {k: settings[k] for k in (*SIZES, "patch_samples") if k in settings},
+            "settings": {k: settings[k] for k in (*SIZES, "tokens") if k in settings},
         }
 
     @classmethod
@@ -107,13 +112,14 @@ class MaskedAutoencoder(Pretraining):
         kind, sizes, shape = resolve(network["_target_"]), network["settings"], network["shape"]
         if not (isinstance(kind, type) and issubclass(kind, ViT)):
             raise ValueError(
-                f"{network['_target_']} can't be pretrained as a masked autoencoder: it is no ViT"
+                f"{network['_target_']} can't be pretrained as {cls.name}: it is no ViT. Choose a "
+                "network=vit_*, another pretrain=, or pretrained=false"
             )
         made = cls(
             reads=reads,
             leads=shape["leads"],
             samples=shape["samples"],
-            patch_samples=sizes["patch_samples"],
+            tokens=sizes["tokens"],
             encoder={name: sizes[name] for name in SIZES},
             decoder=settings["decoder"],
             mask_ratio=settings["mask_ratio"],
@@ -142,11 +148,11 @@ class MaskedAutoencoder(Pretraining):
         return {k: w for k, w in encoder.items() if k in own or not k.startswith("norm.")}
 
     def visible_patches(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
-        """Indices (batch, visible) of patches, drawn with the configured strategy."""
+        """Indices (batch, visible) of tokens, drawn with the configured strategy."""
         return sample_visible(
             batch,
-            self.network.leads,
-            self.network.columns,
+            self.network.tokens.rows,
+            self.network.tokens.columns,
             self.hparams["mask_ratio"],
             self.hparams["masking"],
             device=self.device,
@@ -154,15 +160,13 @@ class MaskedAutoencoder(Pretraining):
         )
 
     def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The mean over the patches' embeddings of a whole exam, nothing masked."""
-        ecg = batch[self.reads]
-        visible = torch.arange(self.network.patches, device=ecg.device).expand(len(ecg), -1)
-        return self.network.encode(ecg, visible)[:, 1:].mean(1)
+        """The mean over the tokens' embeddings of a whole exam, nothing masked."""
+        return self.network.encoder.forward_features(batch[self.reads])[:, 1:].mean(1)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        ecg = batch[self.reads]
-        visible = self.visible_patches(len(ecg))
-        loss = self.network.loss(ecg, visible, self.network(ecg, visible))
+        pieces = self.network.tokens.cut(batch[self.reads])
+        visible = self.visible_patches(len(pieces.values))
+        loss = self.network.loss(pieces, visible, self.network(pieces, visible))
         self.log("train/loss", loss)
         return loss
 
@@ -172,42 +176,40 @@ class MaskedAutoencoder(Pretraining):
         self._sums = torch.zeros(5, device=self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        ecg = batch[self.reads]
-        visible = self.visible_patches(len(ecg), self._generator)
-        predicted = self.network(ecg, visible)
-        hidden = mask_of(visible, self.network.patches)
-        masked = unpatchify(
-            hidden[..., None].expand(-1, -1, self.network.patch_samples), self.network.leads
-        )
+        pieces = self.network.tokens.cut(batch[self.reads])
+        exams = len(pieces.values)
+        visible = self.visible_patches(exams, self._generator)
+        predicted = self.network(pieces, visible)
+        hidden = to_predict(pieces, visible)[..., None]
 
         def squared_error(reconstruction: Tensor) -> Tensor:
-            return (masked * (reconstruction - ecg)).square().sum()
+            return (hidden * (reconstruction - pieces.values)).square().sum()
 
         self._sums += torch.stack(
             [
-                torch.tensor(float(len(ecg)), device=self.device),
-                len(ecg) * self.network.loss(ecg, visible, predicted),
-                squared_error(self.network.reconstruct(ecg, visible, predicted)),
-                squared_error(self._least_squares(ecg, hidden)),
-                (masked * ecg).square().sum(),
+                torch.tensor(float(exams), device=self.device),
+                exams * self.network.loss(pieces, visible, predicted),
+                squared_error(self.network.in_units(pieces, predicted)),
+                squared_error(self._least_squares(pieces, visible)),
+                (hidden * pieces.values).square().sum(),
             ]
         )
 
-    def _least_squares(self, ecg: Tensor, hidden: Tensor) -> Tensor:
-        reconstruction = least_squares_reconstruction(
-            ecg, hidden, self.lead_covariance, self.network.columns
+    def _least_squares(self, pieces: Pieces, visible: Tensor) -> Tensor:
+        tokens = self.network.tokens
+        seen = torch.zeros_like(pieces.present).scatter(1, visible, True) & pieces.present
+        reconstruction = tokens.of_leads(
+            least_squares_reconstruction(
+                tokens.by_lead(pieces.values),
+                tokens.by_lead(seen[..., None])[..., 0],
+                self.lead_covariance,
+            )
         )
         if not self.hparams["normalise_targets"]:
             return reconstruction
-        # The network is told each patch's mean and deviation then; so is its yardstick.
-        patches = patchify(reconstruction, self.network.patch_samples)
-        (mean, deviation), (own_mean, own_deviation) = (
-            patch_statistics(patchify(ecg, self.network.patch_samples)),
-            patch_statistics(patches),
-        )
-        return unpatchify(
-            (patches - own_mean) / own_deviation * deviation + mean, self.network.leads
-        )
+        # The network is told each token's mean and deviation then; so is its yardstick.
+        mean, deviation = patch_statistics(reconstruction)
+        return self.network.in_units(pieces, (reconstruction - mean) / deviation)
 
     def on_validation_epoch_end(self) -> None:
         gathered = cast(Tensor, self.all_gather(self._sums))
@@ -223,33 +225,42 @@ class MaskedAutoencoder(Pretraining):
 
     @torch.no_grad()
     def reconstruct(self, ecg: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, leads, samples) -> what was visible (bool), and the reconstruction; same shape."""
+        """(B, leads, samples) -> what was visible (bool), and the reconstruction; same shape.
+
+        Where tokens lie on one another, what was visible stays, and reconstructions are averaged.
+        NaN where no token was cut.
+        """
         generator = torch.Generator(self.device).manual_seed(self.hparams["seed"])
+        tokens = self.network.tokens
+        pieces = tokens.cut(ecg)
         visible = self.visible_patches(len(ecg), generator)
-        hidden = mask_of(visible, self.network.patches)[..., None]
-        seen = ~hidden.expand(-1, -1, self.network.patch_samples)
-        reconstruction = self.network.reconstruct(ecg, visible, self.network(ecg, visible))
-        return unpatchify(seen, self.network.leads), reconstruction
+        predicted = self.network.in_units(pieces, self.network(pieces, visible))
+        hidden = to_predict(pieces, visible)
+        seen = ~tokens.laid(pieces.values, pieces.present & ~hidden, pieces.starts).isnan()
+        rebuilt = tokens.laid(predicted, hidden, pieces.starts)
+        return seen, torch.where(seen, ecg.float(), rebuilt)
 
     def example(self, exam: Tensor, restore: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         visible, reconstruction = self.reconstruct(exam)
         return {
             "original": restore(exam)[0],
             "visible": visible[0],
-            "reconstruction": restore(reconstruction.float())[0],
+            "reconstruction": restore(reconstruction)[0],
         }
 
     @classmethod
     def sheets(cls, example: Arrays) -> list[Sheet]:
         """The original, what the encoder saw of it, and the reconstruction of the rest, over the
-        hidden original in grey."""
+        hidden original in grey; what no token was cut from stays grey."""
         original, visible = example["original"], example["visible"].astype(bool)
         seen, hidden = np.where(visible, original, np.nan), np.where(visible, np.nan, original)
         rebuilt = np.where(visible, np.nan, example["reconstruction"])
+        between = bool(np.isnan(example["reconstruction"]).any())
         return [
             Sheet("Original", {"original": original}),
             Sheet(
-                f"Masked: what the encoder saw ({visible.mean():.0%}; grey is hidden)",
+                f"Masked: what the encoder saw ({visible.mean():.0%}; grey is hidden"
+                + (", or in no token)" if between else ")"),
                 {"visible": seen},
                 hidden=~visible,
             ),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lightning_modules.linear import Directions
 from lightning_modules.target import name_of
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -97,6 +98,12 @@ class Pretraining(L.LightningModule, ABC):
     def encoder(cls, weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         """Of a pretraining's `state_dict`, what `network`, a model's, starts from, by its own
         names."""
+
+    @classmethod
+    def directions(cls, kept: Mapping[str, Any]) -> Directions | None:
+        """What a pretraining's checkpoint, `kept`, knows of its embedding's combinations before any
+        label, if anything: how a classifier's head starts follows from it."""
+        return None
 
     @abstractmethod
     def example(self, exam: Tensor, restore: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

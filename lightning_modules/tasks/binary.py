@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-from lightning_modules.tasks.decision import youden_threshold
+from lightning_modules.tasks.decision import shrunken_logistic, youden_threshold
 from lightning_modules.tasks.task import Task
 
 
@@ -91,6 +91,16 @@ class Binary(Task):
     def values(self, outputs: Tensor) -> Tensor:
         """Logits."""
         return outputs
+
+    def recalibration(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Platt's logistic regression on each label's logit, shrunken (`shrunken_logistic`)."""
+        fitted = [
+            shrunken_logistic(t[known].numpy(), z[known].numpy())
+            for z, t in zip(outputs.cpu().T, target.cpu().T, strict=True)
+            for known in [~t.isnan()]
+        ]
+        slope, intercept = zip(*fitted, strict=True)
+        return outputs.new_tensor(slope), outputs.new_tensor(intercept)
 
     def columns(self, target: NDArray[np.float64], value: NDArray[np.float64]) -> dict[str, Any]:
         return {"target": target, "logit": value, "probability": expit(value)}

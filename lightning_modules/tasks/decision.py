@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import isotonic_regression
+from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
 from sklearn.metrics import roc_curve
 
@@ -18,6 +18,9 @@ Recalibration = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 UNCHANGED, PLATT, ISOTONIC = METHODS = ("none", "platt", "isotonic")
 
 _CLIP = 1e-7
+# How far a trained network's logits are off before anything is known of it: slope by a third, odds
+# by a quarter, either way.
+SLOPE_SD, INTERCEPT_SD = 0.3, 0.25
 
 
 def logit_of(probability: ArrayLike) -> NDArray[np.float64]:
@@ -103,6 +106,27 @@ def _isotonic(y: NDArray[np.float64], p: NDArray[np.float64]) -> Recalibration:
     n = np.bincount(number)
     heights = isotonic_regression(np.bincount(number, weights=y) / n, weights=n).x
     return lambda probability: np.interp(probability, knots, heights)
+
+
+def shrunken_logistic(
+    target: NDArray[np.float64], logits: NDArray[np.float64]
+) -> tuple[float, float]:
+    """(slope, intercept) that recalibrate logits [n]: Platt's, drawn towards (1, 0).
+
+    The most probable of a logistic regression whose log slope and intercept are normal before the
+    data, with standard deviations of SLOPE_SD and INTERCEPT_SD: few positive exams move little, and
+    none, or one class only, a little more than nothing. The slope stays positive, so that no exam
+    changes places with another.
+    """
+    y, x = np.asarray(target, np.float64), np.asarray(logits, np.float64)
+
+    def loss(at: NDArray[np.float64]) -> float:
+        linear = np.exp(at[0]) * x + at[1]
+        prior = (at[0] / SLOPE_SD) ** 2 / 2 + (at[1] / INTERCEPT_SD) ** 2 / 2
+        return float((np.logaddexp(0.0, linear) - y * linear).sum() + prior)
+
+    found = minimize(loss, np.zeros(2), method="L-BFGS-B").x
+    return float(np.exp(found[0])), float(found[1])
 
 
 def information(fitted: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ from torch.nn.functional import log_softmax
 
 from lightning_modules.tasks.binary import Binary
 from lightning_modules.tasks.decision import logit_of
+from lightning_modules.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Multiclass(Binary):
         others = outputs[:, None].expand(-1, len(self.labels), -1).clone()
         others.diagonal(dim1=1, dim2=2).fill_(-float("inf"))
         return outputs - others.logsumexp(2)
+
+    def recalibration(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """None: what one output is moved by, the other labels would feel."""
+        return Task.recalibration(self, outputs, target)
 
     def together(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probabilities that sum to 1."""

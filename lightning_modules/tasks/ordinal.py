@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from lightning_modules.tasks.binary import Binary
+from lightning_modules.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Ordinal(Binary):
     def values(self, outputs: Tensor) -> Tensor:
         """Logits, falling from label to label."""
         return outputs[:, :1] - pad(softplus(outputs[:, 1:]).cumsum(1), (1, 0))
+
+    def recalibration(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """None: what one output is moved by, the other labels would feel."""
+        return Task.recalibration(self, outputs, target)
 
     def together(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """No step likelier than the one before it."""

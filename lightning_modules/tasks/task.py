@@ -80,6 +80,11 @@ class Task(ABC):
     def values(self, outputs: Tensor) -> Tensor:
         """Outputs (n, outputs) -> what the model says of each label (n, labels)."""
 
+    def recalibration(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and intercept (outputs,), of outputs (n, outputs) of exams that were not trained
+        on, with targets (n, labels): 1 and 0 where a task leaves its outputs as they are."""
+        return outputs.new_ones(self.outputs), outputs.new_zeros(self.outputs)
+
     def together(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values (n, labels) that were made label by label, as what a model of all would say."""
         return values

@@ -152,7 +152,10 @@ def test_augmentation_is_for_training_only(tmp_path: Path) -> None:
     plain = data.on_after_batch_transfer(read([0, 1]), 0)["ecg"]
     data.trainer = SimpleNamespace(training=True)
     noisy = data.on_after_batch_transfer(read([0, 1]), 0)["ecg"]
-    assert (noisy - plain).std() == pytest.approx(1, abs=0.05)
+    # White, of a deviation up to 1 that each exam draws for itself.
+    deviations = (noisy - plain).std((1, 2))
+    assert (deviations > 0).all()
+    assert (deviations < 1.05).all()
 
 
 def test_statistics_are_those_of_the_training_exams(tmp_path: Path) -> None:

@@ -22,12 +22,16 @@ TINY_COHORT = (
     "cohort.institutions.quillhaven={exams: 120, echo_fraction: 0.8, lvsd_prevalence: 0.3}",
 )
 TINY = (
+    "network=vit_micro",
+    "network@baseline=resnet1d_small",
+    "pretrain=mae_small",
     "network.settings={width: 16, depth: 1, heads: 2}",
     "baseline.settings.widths=[8]",
     "pretrain.decoder={width: 16, depth: 1, heads: 2}",
     "pretrain.max_steps=4",
     "pretrain.validate_every_steps=2",
     "finetune.max_steps=8",
+    "finetune.from_pretrained.max_steps=8",
     "finetune.validate_every_steps=4",
     "statistics.resamples=50",
     "statistics.report_resamples=20",
@@ -44,9 +48,11 @@ TINY_FILMS = (
     "cxr_network.settings.model=resnet10t",
 )
 TINY_PH = (
+    "network@baseline=resnet1d_small",
     "network.settings.widths=[8]",
     "baseline.settings.widths=[8]",
     "finetune.max_steps=8",
+    "finetune.from_pretrained.max_steps=8",
     "finetune.validate_every_steps=4",
     *TINY_FILMS,
     "fusion.folds=2",

@@ -1,4 +1,8 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
+import wfdb
 
 from experiments import bench
 
@@ -7,7 +11,9 @@ def test_training_is_measured_for_each_network(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench, "SECONDS", 0.01)
-    tiny = ["network.settings={width: 16, depth: 1, heads: 2}", "trainer.accelerator=cpu"]
+    networks = ["network=vit_micro", "network@baseline=resnet1d_small", "pretrain=mae_small"]
+    sizes = ["network.settings={width: 16, depth: 1, heads: 2}", "trainer.accelerator=cpu"]
+    tiny = [*networks, *sizes]
     assert bench.main(["training", *tiny, "pretrain.batch_size=2", "finetune.batch_size=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in ("pretraining vit_micro", "fine-tuning vit_micro", "fine-tuning resnet1d_small"):
@@ -51,6 +57,29 @@ def test_the_ptbxl_benchmark_is_measured_from_folder_to_predictions(
     shown = capsys.readouterr().out
     for name in ("writing 400 records", "tables and labels", "packing", "steps each", "folds 9"):
         assert name in shown
+
+
+def test_r_waves_are_compared_with_annotations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.main(["beats", f"root={tmp_path}"]) == 2
+    assert "there is no WFDB record of an ECG of 10 s or more" in capsys.readouterr().err
+
+    beats = np.arange(180, 7200, 288)  # every 0.8 s of 20 s at 360 Hz
+    time = np.arange(7200)
+    ecg = np.exp(-(((time[:, None] - beats) / 5) ** 2) / 2).sum(1)
+    names = {"units": ["mV"], "sig_name": ["MLII"], "fmt": ["16"], "write_dir": str(tmp_path)}
+    wfdb.wrsamp("a", 360, p_signal=ecg[:, None], adc_gain=[1000.0], baseline=[0], **names)
+    # Three are not annotated, one that is not there is; a change of rhythm (+) is no beat.
+    told = np.sort(np.r_[np.delete(beats, [3, 7, 20]), beats[10] + 144, 100])
+    symbols = ["+" if sample == 100 else "N" for sample in told]
+    wfdb.wrann("a", "atr", told, symbols, write_dir=str(tmp_path))
+    assert bench.main(["beats", f"root={tmp_path}"]) == 0
+    (line,) = [of for of in capsys.readouterr().out.splitlines() if of.startswith("R waves of")]
+    inside = sum(0.2 < beat / 360 % 10 < 9.8 for beat in beats)
+    assert "R waves of all leads, against annotated beats" in line
+    assert f"sensitivity {(inside - 3) / (inside - 2):.4f} of {inside - 2}, " in line
+    assert line.endswith(f"precision {(inside - 3) / inside:.4f} of {inside}")
 
 
 def test_an_unknown_benchmark_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:

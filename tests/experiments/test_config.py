@@ -19,7 +19,7 @@ def test_nothing_said_is_the_quickstart_at_small_scale() -> None:
     assert (config.study, config.target, config.network.name) == (
         "quickstart",
         ["lvsd"],
-        "vit_micro",
+        "resnet1d_small",
     )
     assert config.ecg.sampling_rate_hz == 100
     assert config.tracking.uri == "sqlite:///mlruns/mlflow.db"
@@ -28,7 +28,7 @@ def test_nothing_said_is_the_quickstart_at_small_scale() -> None:
 def test_the_papers_scale_is_the_papers() -> None:
     config = compose_config(["scale=paper", "experiment=lvsd"])
     assert config.ecg.sampling_rate_hz * config.ecg.seconds == 5000
-    assert (config.ecg.patch_samples, config.pretrain.mask_ratio) == (250, 0.75)
+    assert (config.tokens.model_extra["patch_samples"], config.pretrain.mask_ratio) == (250, 0.75)
     assert (config.network.name, config.pretrain.max_epochs) == ("vit_base", 800)
     assert compose_config(["scale=paper", "network=vit_huge"]).network.name == "vit_huge"
 
@@ -77,8 +77,8 @@ def test_a_persons_word_beats_scale_and_experiment() -> None:
         ("cohort.institutions.quillhavn.exams=9", "Did you mean cohort.institutions.quillhaven.ex"),
         ("cohort.every_institution.exam=9", "Did you mean cohort.every_institution.exams?"),
         ("trainer.precision=bf16-true", "it is one of 32-true, bf16-mixed, 16-mixed. Did you mean"),
-        ("pretrain=3", "pretrain is one of mae"),
-        ("pretrain.decoder=3", "a group of keys"),
+        ("pretrain=3", "pretrain is one of beat_contrast, beat_contrast_small, cpc"),
+        ("pretrain.augmentation=3", "a group of keys"),
         ("pretrain={mask_ratio: 0.5}", "A value of its file is pretrain.KEY=VALUE"),
         ("fusion.folds=3", "fusion is null in this study"),
         ("+new.key=1", "there is no new"),
@@ -134,13 +134,13 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_models_are_changed_added_and_left_out() -> None:
     config = compose_config(
         [
-            "~models.scratch_vit",
+            "~models.scratch",
             "models.cnn.finetune={max_steps: 4}",
             "models.mine={classifier: LVSDClassifier, network: ${baseline}}",
             "models.mine.finetune.batch_size=3",
         ]
     )
-    assert list(config.models) == ["mae_vit", "cnn", "mine"]
+    assert list(config.models) == ["pretrained", "cnn", "mine"]
     assert config.models["cnn"].finetune == {"max_steps": 4}
     assert config.models["mine"].finetune == {"batch_size": 3}
     assert config.models["mine"].network == config.baseline
@@ -171,7 +171,7 @@ def test_plain_values_are_those_of_the_file() -> None:
     config = compose_config(["models.mine={classifier: LVSDClassifier}"])
     assert yaml.safe_load(as_yaml(config)) == plain(config)
     assert plain(config.models)["mine"]["finetune"] == {}
-    assert plain(config)["network"]["_target_"] == "lightning_modules.networks.vit.ViT"
+    assert plain(config)["network"]["_target_"] == "lightning_modules.networks.resnet1d.ResNet1d"
     assert plain(OmegaConf.create({"a": [1]})) == {"a": [1]}
 
 
@@ -224,7 +224,9 @@ def test_a_network_file_with_a_mistake_is_told_once(folder: Path) -> None:
 
 def test_a_folder_that_is_none_of_configs(folder: Path) -> None:
     for wrong in (folder / "nowhere", folder / "network"):
-        with pytest.raises(InputError, match=r"--config-dir .*experiment, finetune, network"):
+        with pytest.raises(
+            InputError, match=r"--config-dir .*experiment, finetune, method, network"
+        ):
             compose_config(["--config-dir", str(wrong)])
     (folder / "network" / "vit_base.yaml").write_text("name: other\n")
     with pytest.raises(InputError, match="there is a network=vit_base already"):

@@ -23,9 +23,12 @@ FILMS = (
 )
 
 
+VIT = ("network=vit_micro", "network@baseline=resnet1d_small", "pretrain=mae_small")
+
+
 def stages(*overrides: str) -> dict[str, Stage]:
-    """The quickstart's stages by name, of one institution with one exam."""
-    models = plan_of(compose_config(list(overrides))).models
+    """The quickstart's stages by name, of a ViT, one institution and one exam."""
+    models = plan_of(compose_config([*VIT, *overrides])).models
     exams = {"exam_id": ["e"], "patient_id": ["p"], "split": ["train"], "target lvsd": [1.0]}
     for reads in models.inputs:
         exams |= {f"{reads}_row": [0], f"{reads}_values": ["0"]}
@@ -47,18 +50,19 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in before if before[name] != after[name]}
 
 
-ALL = {"pretrain", "mae_vit", "scratch_vit", "cnn"}
+ALL = {"pretrain", "pretrained", "scratch", "cnn"}
 VITS = ALL - {"cnn"}
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("ecg.patch_samples=50", VITS),
+        ("tokens.patch_samples=50", VITS),
         ("network.settings.depth=3", VITS),
         ("baseline.settings.widths=[8]", {"cnn"}),
         ("pretrain.mask_ratio=0.5", {"pretrain"}),
-        ("finetune.max_steps=7", ALL - {"pretrain"}),
+        ("finetune.max_steps=7", {"scratch", "cnn"}),
+        ("finetune.from_pretrained.max_steps=7", {"pretrained"}),
         ("seed=3", ALL),
         ("ecg.low_pass_hz=30", ALL),
         ("trainer.precision=bf16-mixed", ALL),

@@ -151,7 +151,7 @@ def test_an_empty_manifest(cohort: Path, refused: Report) -> None:
         (["cohort.root=/nowhere"], "there is no such folder"),
         (["cohort.on_error=maybe"], "cohort.on_error=maybe: it is one of fail, skip"),
         (["splits={train: 0.5, val: 0.2, test: 0.2}"], "sum to 1"),
-        (["ecg.patch_samples=70"], "whole number of 70-patches"),
+        (["tokens.patch_samples=70"], "whole number of 70-patches"),
         (["ecg.low_pass_hz=60"], "half the network's sampling rate"),
         (["pretrain.masking=blocks"], "random, time, lead, mixed"),
         (["network.settings.pooling=max"], "mean, class_token"),

@@ -162,7 +162,7 @@ def test_a_study_a_network_and_a_model_of_ones_own(place: Path, own: Path) -> No
         place, "--config-dir", str(own), "experiment=mine", "network=mean",
         "models.other={network: ${baseline}, finetune: {max_steps: 4}}",
         f"cohort.root={place}/cohort", *TINY_COHORT,
-        *(setting for setting in TINY if not setting.startswith("network")),
+        *(setting for setting in TINY if not setting.startswith(("network=", "network."))),
     )  # fmt: skip
     assert done.status == 0, done.errors
     assert set(done.predictions["model"]) == {"mine", "other"}
@@ -173,7 +173,7 @@ def test_a_study_a_network_and_a_model_of_ones_own(place: Path, own: Path) -> No
     again = launch(
         place, "--config-dir", str(own), "experiment=mine", "network=mean",
         f"cohort.root={place}/cohort", *TINY_COHORT,
-        *(setting for setting in TINY if not setting.startswith("network")),
+        *(setting for setting in TINY if not setting.startswith(("network=", "network."))),
     )  # fmt: skip
     assert "mine: reused from run" in again.output
     (own / "mean_network.py").write_text(
@@ -182,7 +182,7 @@ def test_a_study_a_network_and_a_model_of_ones_own(place: Path, own: Path) -> No
     changed = launch(
         place, "--config-dir", str(own), "experiment=mine", "network=mean",
         f"cohort.root={place}/cohort", *TINY_COHORT,
-        *(setting for setting in TINY if not setting.startswith("network")),
+        *(setting for setting in TINY if not setting.startswith(("network=", "network."))),
     )  # fmt: skip
     assert changed.status == 0, changed.errors
     assert "mine: reused" not in changed.output
@@ -203,7 +203,8 @@ def test_a_study_a_network_and_a_model_of_ones_own(place: Path, own: Path) -> No
          "inputs.other: marker 'x' is not one of bnp_pg_ml, nt_probnp_pg_ml"),
         (["models.mine={classifier: lightning_modules.fusion.Fusion, network: '${network}'}"],
          "models.mine: a fusion is made of a study's models: configure it under fusion"),
-        (["models.mine={network: '${network}', pretrained: true}", "network=resnet1d"],
+        (["models.mine={network: '${network}', pretrained: true}", "network=resnet1d",
+          "pretrain=mae_small"],
          "can't be pretrained as a masked autoencoder"),
     ],
 )  # fmt: skip

@@ -25,4 +25,4 @@ def test_vit_base_pretrains_and_fine_tunes_at_the_papers_scale(tmp_path: Path) -
     (pretraining,) = [r for r in done.children if r.data.tags["stage"] == "pretrain"]
     assert pretraining.data.params["network"] == "vit_base"
     assert "val/explained_variance" in pretraining.data.metrics
-    assert {row["model"] for row in done.summary} == {"mae_vit", "scratch_vit", "cnn"}
+    assert {row["model"] for row in done.summary} == {"pretrained", "scratch", "cnn"}

@@ -213,6 +213,7 @@ def test_a_pretrained_vit_reads_the_ecg(ph: Launch, place: Path) -> None:
     done = launch(
         place, "experiment=ph", f"cohort.root={place}/cohort", *TINY_PH_COHORT, *tiny,
         "network=vit_micro", "network.settings={width: 16, depth: 1, heads: 2}",
+        "models.ph_ecg.pretrained=true",
         "pretrain.decoder={width: 16, depth: 1, heads: 2}", "pretrain.max_steps=4",
         "pretrain.validate_every_steps=2",
     )  # fmt: skip

@@ -170,7 +170,6 @@ def test_no_column_that_says_ph(cohort: Path, refused: Report) -> None:
         ("fusion.widths=[16]", "fewer than 2"),
         ("fusion.folds=1", "at least 2 and at most 100"),
         ("fusion.modality_dropout=1", "at least 0 and at most 0.95"),
-        ("models.ph_ecg.pretrained=true", "network=vit_*"),
         ("models.ph_ecg.classifier=PHEKGClassifier", "write it as package.module.Class"),
         ("bnp.marker=bnp", "bnp_pg_ml, nt_probnp_pg_ml"),
         ("cxr.size=8", "at least 32"),

@@ -55,7 +55,7 @@ def test_an_input_twice_in_a_file(tmp_path: Path) -> None:
 def test_a_model_changes_of_its_recipe_what_it_names() -> None:
     mine = "models.cnn.finetune={augmentation: {noise: 0.1}, gradient_clip: null}"
     models = plan_of(compose_config([mine, "models.cnn.finetune.max_steps=7"])).models.models
-    recipe, common = models["cnn"].recipe, models["scratch_vit"].recipe
+    recipe, common = models["cnn"].recipe, models["scratch"].recipe
     assert recipe["augmentation"] == {**common["augmentation"], "noise": 0.1}
     assert (recipe["gradient_clip"], recipe["max_steps"]) == (None, 7)
     assert {k for k in recipe if recipe[k] != common[k]} == (

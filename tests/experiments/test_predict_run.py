@@ -22,6 +22,7 @@ TINY_PH = (
     "cohort.institutions={quillhaven: {exams: 120}, ambervault: {exams: 24}}",
     "cohort.development=[quillhaven]",
     "cohort.external=[brindlefen]",
+    "network@baseline=resnet1d_small",
     "network.settings.widths=[8]",
     "cxr_network.settings.model=test_resnet",
     "cxr.size=32",

@@ -57,8 +57,8 @@ TRAINING = (
     *TINY,
     "cohort.development=[quillhaven]",
     "cohort.external=[brindlefen]",
-    "~models.mae_vit",
-    "~models.scratch_vit",
+    "~models.pretrained",
+    "~models.scratch",
 )
 
 

@@ -63,7 +63,7 @@ def test_one_superclass_of_the_folder_of_noise(place: Path) -> None:
     assert tags["excerpt.ptbxl"].startswith("300 of")
 
 
-@pytest.mark.parametrize(("rate", "without"), [(100, "scratch_vit"), (500, "mae_vit")])
+@pytest.mark.parametrize(("rate", "without"), [(100, "scratch"), (500, "pretrained")])
 def test_the_superclasses_of_the_excerpt(
     place: Path, real_data: Path, rate: int, without: str
 ) -> None:
@@ -91,8 +91,8 @@ def test_a_sets_labels_without_positives_are_left_out_and_said(
     place: Path, real_data: Path
 ) -> None:
     done = launch(
-        place, *study(real_data / "ptbxl", "target=all"), *TINY, "~models.scratch_vit",
-        "~models.mae_vit",
+        place, *study(real_data / "ptbxl", "target=all"), *TINY, "~models.scratch",
+        "~models.pretrained",
     )  # fmt: skip
     assert done.status == 0, done.output + done.errors
     assert "having no positive exam in the training folds: ilmi, injas" in done.output

@@ -17,7 +17,7 @@ SETTINGS = (
     "cohort.development=[quillhaven]",
     "cohort.external=[brindlefen]",
 )
-VITS = ["mae_vit", "scratch_vit"]
+VITS = ["pretrained", "scratch"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def logits(done: Launch, model: str) -> np.ndarray[Any, Any]:
 
 
 def test_another_patch_is_another_vit_and_the_same_cnn(first: Launch, place: Path) -> None:
-    other = launch(place, f"cohort.root={place}/cohort", *SETTINGS, "ecg.patch_samples=50")
+    other = launch(place, f"cohort.root={place}/cohort", *SETTINGS, "tokens.patch_samples=50")
     assert other.status == 0, other.output + other.errors
     told = [line.partition(":")[0] for line in other.output.splitlines() if ": reused" in line]
     assert set(told) & {"pretrain", *VITS, "cnn"} == {"cnn"}
@@ -51,20 +51,20 @@ def test_a_new_server_is_shown_what_another_was(first: Launch, place: Path) -> N
         place / "elsewhere",
         f"cohort.root={place}/cohort",
         *SETTINGS,
-        "~models.scratch_vit",
+        "~models.scratch",
         "~models.cnn",
         cache=place / "cache",
     )
     assert second.status == 0, second.output + second.errors
-    assert "mae_vit: reused" in second.output
+    assert "pretrained: reused" in second.output
     assert second.uri != first.uri
     runs = {run.data.tags["stage"]: run for run in second.children}
     assert set(runs) == {"pretrain", "finetune", "test"}
     parent = second.client.get_run(second.run).data.tags
-    assert parent["model.mae_vit"] == runs["finetune"].info.run_id
-    assert parent["reused.mae_vit"] == runs["finetune"].info.run_id
+    assert parent["model.pretrained"] == runs["finetune"].info.run_id
+    assert parent["reused.pretrained"] == runs["finetune"].info.run_id
     begun = {run.data.tags["stage"]: run for run in first.children if run.data.tags.get("model") in
-             ("mae_vit", None)}  # fmt: skip
+             ("pretrained", None)}  # fmt: skip
     for stage in ("pretrain", "finetune"):
         assert runs[stage].data.params == begun[stage].data.params
         final = {name for name in begun[stage].data.metrics if name.startswith("val/")}
@@ -89,7 +89,7 @@ def test_a_new_server_is_shown_what_another_was(first: Launch, place: Path) -> N
     assert answer.returncode == 0, answer.stderr
     (folder := place / "answer.csv").write_text(answer.stdout)
     given = pd.read_csv(folder).set_index("exam_id")["probability"]
-    tested = first.predictions.query("model == 'mae_vit' and institution == 'brindlefen'")
+    tested = first.predictions.query("model == 'pretrained' and institution == 'brindlefen'")
     tested = tested.set_index("exam_id")["probability"]
     assert (given[tested.index] - tested).abs().max() < 1e-5
 

@@ -22,7 +22,7 @@ from experiments.stages.evaluate import evaluate, input_of
 from experiments.tracking import Tracking
 from lightning_modules.lvsd import LVSDClassifier
 
-MODELS = ["mae_vit", "scratch_vit", "cnn"]
+MODELS = ["pretrained", "scratch", "cnn"]
 STUDIES = sorted(path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml"))
 EXTERNAL = ["ambervault", "brindlefen", "copperloch", "larkspire", "nettlewick", "thistlemere"]
 
@@ -76,7 +76,7 @@ def test_predictions_are_contract_3(quickstart: Launch) -> None:
     assert set(table.loc[table["split"] == "external", "institution"]) == set(EXTERNAL)
     by_model = table.groupby("model")["exam_id"].apply(set)
     assert set(by_model.index) == set(MODELS)
-    assert by_model["cnn"] == by_model["mae_vit"] == by_model["scratch_vit"]
+    assert by_model["cnn"] == by_model["pretrained"] == by_model["scratch"]
 
 
 def test_every_labelled_external_exam_is_predicted(quickstart: Launch, place: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_pretraining_run_shows_its_pair_and_its_reconstructions(quickstart: 
 
 
 def test_a_checkpoint_is_enough_to_repeat_a_probability(quickstart: Launch, place: Path) -> None:
-    (run,) = [r for r in quickstart.children if r.data.tags.get("model") == "mae_vit"
+    (run,) = [r for r in quickstart.children if r.data.tags.get("model") == "pretrained"
               and r.data.tags["stage"] == "finetune"]  # fmt: skip
     file = quickstart.client.download_artifacts(run.info.run_id, "checkpoint/model.ckpt")
     module = LVSDClassifier.load_from_checkpoint(file, map_location="cpu", weights_only=True)
@@ -180,7 +180,7 @@ def test_a_checkpoint_is_enough_to_repeat_a_probability(quickstart: Launch, plac
     input = input_of(module)
     assert 0 < module.threshold < 1
     (root,) = (place / "cohort").glob("*/")
-    predicted = quickstart.predictions.query("model == 'mae_vit'").set_index("exam_id")
+    predicted = quickstart.predictions.query("model == 'pretrained'").set_index("exam_id")
     manifest = pd.read_csv(root / "thistlemere.csv").set_index("exam_id")
     for exam in predicted.query("institution == 'thistlemere'").index[:5]:
         recording = read_recording(root / manifest.loc[exam, "ecg_path"])
@@ -216,7 +216,7 @@ OTHERS = {"quickstart", "ph", "real_cxr", "compare", "reader_study", "ptbxl"}
 
 @pytest.mark.parametrize("study", [study for study in STUDIES if study not in OTHERS])
 def test_every_study_runs(study: str, place: Path, quickstart: Launch) -> None:
-    if study == "real_ecg":
+    if study in ("real_ecg", "real_transfer"):
         cohort = [f"cohort.root={write_public_folder(place / 'public')}"]
     else:
         cohort = [f"cohort.root={place}/cohort", *TINY_COHORT]
@@ -237,11 +237,11 @@ def test_every_study_runs(study: str, place: Path, quickstart: Launch) -> None:
         (pretraining,) = [r for r in nested if r.data.tags["stage"] == "pretrain"]
         assert "copperloch" not in pretraining.data.tags["development"]
         assert "larkspire" in pretraining.data.tags["development"]
-    elif study == "real_ecg":
+    elif study in ("real_ecg", "real_transfer"):
         assert external == {"georgia", "chapman", "ningbo"}
     else:
         assert external == set(EXTERNAL)
-        assert "mae_linear_probe" in {row["model"] for row in done.summary}
+        assert "linear_probe" in {row["model"] for row in done.summary}
 
 
 def test_a_persons_own_manifests_and_target(quickstart: Launch, place: Path) -> None:

@@ -64,6 +64,10 @@ def test_a_sweep_is_one_run_with_a_run_a_job(folder: Path) -> None:
     assert told["run"].tolist() == [run.info.run_id for run in jobs]
     auroc = jobs[0].data.metrics["test/auroc/all-external/cnn"]
     assert told["AUROC cnn"].tolist() == [round(auroc, 3)] * 2
+    together = pd.read_csv(client.download_artifacts(parent.info.run_id, "aurocs.csv"))
+    pooled = together[together["measure"] == "pooled AUROC"]
+    assert pooled["seed"].tolist() == [1, 2]
+    assert pooled["auroc"].tolist() == pytest.approx([auroc, auroc])
     note = parent.data.tags["mlflow.note.content"]
     assert all(run.info.run_id in note and run.info.run_id in done.stdout for run in jobs)
     assert {path.name for path in folder.iterdir()} == {"ours.csv", "mlruns", ".cache"}

@@ -256,7 +256,10 @@ def pretraining(fitted: Fitted) -> MaskedAutoencoder:
         reads="ecg",
         leads=12,
         samples=fitted.input.shape["samples"],
-        patch_samples=100,
+        tokens={
+            "_target_": "lightning_modules.networks.tokens.TimeTokens",
+            "patch_samples": 100,
+        },
         encoder={"width": 16, "depth": 1, "heads": 2},
         decoder={"width": 16, "depth": 1, "heads": 2},
         mask_ratio=0.75,

@@ -18,6 +18,7 @@ LVSD = {
     "labels": ["lvsd"],
     "positive_weights": [1.0],
 }
+TIME = {"_target_": "lightning_modules.networks.tokens.TimeTokens", "patch_samples": 10}
 PH = {**LVSD, "labels": ["ph"]}
 VIT = {
     "_target_": "lightning_modules.networks.vit.ViT",
@@ -25,7 +26,7 @@ VIT = {
         "width": 16,
         "depth": 1,
         "heads": 2,
-        "patch_samples": 10,
+        "tokens": TIME,
         "pooling": "mean",
         "drop_path": 0.0,
     },
@@ -106,7 +107,7 @@ def autoencoder(**changes: object) -> MaskedAutoencoder:
         "reads": "ecg",
         "leads": 12,
         "samples": 100,
-        "patch_samples": 10,
+        "tokens": TIME,
         "encoder": {"width": 16, "depth": 1, "heads": 2},
         "decoder": {"width": 16, "depth": 1, "heads": 2},
         "mask_ratio": 0.75,

@@ -84,7 +84,10 @@ def test_an_unreadable_header_is_left_to_the_reader(tmp_path: Path) -> None:
             "setting. Did you mean leave_out_patients_of?",
         ),
         ({"leave_out_patients_of": "ptbxl"}, "'ptbxl' is not another source. Write null."),
-        ({"layout": "mimic"}, "layout: 'mimic' is not a layout. Write ptbxl or cinc or nih"),
+        (
+            {"layout": "mimic"},
+            "layout: 'mimic' is not a layout. Write ptbxl or cinc or muse or nih",
+        ),
         ({"layout": "ptbxl"}, "cohort.sources.georgia: likelihood_percent missing"),
         ({"codes": {"normal": []}}, "cohort.sources.georgia.codes: has normal. Write normal, neu"),
     ],

@@ -10,7 +10,7 @@ from experiments.figures.tables import Table
 
 SHOWN = pd.DataFrame(
     {
-        "model_name": ["mae_vit", "50 % & {more}"],
+        "model_name": ["pretrained", "50 % & {more}"],
         "AUROC": ["0.912 (0.880-0.944)", "not estimable"],
         "p": ["p < 0.001", np.nan],
         "what": ["text", "1"],

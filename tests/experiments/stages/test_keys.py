@@ -1,7 +1,7 @@
 """A stage's key is the hash of exactly what its builder is given."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,15 +33,28 @@ from experiments.stages.training import schedule
 from experiments.tracking import Tracking
 
 STUDIES = {
-    "lvsd": ("experiment=lvsd",),
-    "ph": ("experiment=ph", "network=vit_micro"),  # pretrains, trains three ways and fuses
+    "lvsd": ("experiment=lvsd", "network=vit_micro", "pretrain=mae_small"),
+    "ph": (
+        "experiment=ph",
+        "network=vit_micro",
+        "pretrain=mae_small",
+    ),  # pretrains, trains three ways and fuses
 }
 # What the cohort is made of: stages are given the digests of what was made.
 OF_THE_COHORT = ("cohort.every_institution", "cohort.institutions", "cohort.root", "cohort.seed")
 # timm's networks have no head by the name that a frozen encoder leaves learning.
 FROZEN = {"lvsd": [], "ph": ["cxr_finetune.frozen_encoder"]}
 # What belongs to no stage: it tells, tracks and judges.
-IN_NO_STAGE = ("statistics", "tracking", "cache", "workers", "folds", "predictions", "readers")
+IN_NO_STAGE = (
+    "statistics",
+    "tracking",
+    "cache",
+    "workers",
+    "folds",
+    "predictions",
+    "readers",
+    "sweep",
+)
 # Leaves without a second value that is allowed on this machine, or by itself, or that name code.
 NAMES = ("_target_", "classifier", ".input", "target", "protocol", "cohort.source")
 ALONE = ("splits", "trainer", "statistics", "readers", "cohort", "fusion", "models", "published")
@@ -83,7 +96,9 @@ def others(value: Any) -> list[Any]:
     if isinstance(value, float):
         return [value * 0.5 or 0.25, value * 1.1, value + 1]
     if value is None:
-        return [3, 0.5, ["thistlemere"], "x"]
+        return [3, 0.5, [3.0], ["thistlemere"], ["II", "V5"], "x"]
+    if isinstance(value, Mapping | DictConfig):  # an empty group
+        return [{"batch_size": 3}]
     if isinstance(value, list):
         return [[*of, *value[1:]] for of in ([o] for o in others(value[0]))] if value else [["x"]]
     choices = {
@@ -257,10 +272,10 @@ def test_every_leaf_of_the_configuration_changes_the_keys_of_those_it_is_given_t
     for leaf, names in changed_by.items():
         assert not (leaf.startswith(IN_NO_STAGE) and names), leaf
     if study == "lvsd":
-        networks = {"finetune mae_vit", "finetune scratch_vit", "finetune mae_linear_probe"}
+        networks = {"finetune pretrained", "finetune scratch", "finetune linear_probe"}
         cnn = changed_by["baseline.settings.kernel"]
         assert {"finetune cnn"} == {s for s in cnn if s.startswith("finetune")}
-        for leaf in ("ecg.patch_samples", "network.settings.width"):
+        for leaf in ("tokens.patch_samples", "network.settings.width"):
             trained = {s for s in changed_by[leaf] if not s.startswith("evaluate")}
             assert trained == networks | {"pretrain pretrain"}, leaf
         assert "pretrain pretrain" not in changed_by["network.settings.drop_path"]

@@ -48,8 +48,8 @@ def prepared(root: Path, *overrides: str) -> dict[str, Site]:
     config = compose_config(
         [
             "cohort=manifests", f"cohort.root={root}", "cohort.development=[alpha]", "target=sick",
-            f"cache={root}/cache", "workers=1", "splits.column=fold", "~models.mae_vit",
-            "~models.scratch_vit", *overrides,
+            f"cache={root}/cache", "workers=1", "splits.column=fold", "~models.pretrained",
+            "~models.scratch", *overrides,
         ]
     )  # fmt: skip
     question = plan_of(config).question

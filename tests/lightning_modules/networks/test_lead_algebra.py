@@ -13,9 +13,9 @@ def test_it_is_what_numpys_least_squares_gives() -> None:
     flat = signal.reshape(-1, 5)
     covariance = torch.tensor(flat.T @ flat / len(flat))
     hidden = np.array([True, False, True, False, True])
-    mask = torch.tensor(hidden)[:, None].expand(5, 4).reshape(1, 20).expand(64, -1)
-    ecg = torch.tensor(signal).transpose(1, 2)
-    predicted = least_squares_reconstruction(ecg, mask, covariance, columns=4)
+    seen = torch.tensor(~hidden)[:, None].expand(64, 5, 4)
+    ecg = torch.tensor(signal).transpose(1, 2).reshape(64, 5, 4, 10)
+    predicted = least_squares_reconstruction(ecg, seen, covariance).flatten(2)
     weights, *_ = np.linalg.lstsq(flat[:, ~hidden], flat[:, hidden], rcond=None)
     expected = torch.tensor(signal[..., ~hidden] @ weights).transpose(1, 2)
     torch.testing.assert_close(predicted[:, hidden], expected, rtol=1e-4, atol=1e-4)
@@ -35,21 +35,20 @@ def test_a_limb_lead_follows_from_two_others_and_nothing_from_nothing() -> None:
         ]
     )
     covariance = (limb @ limb.T / limb.shape[1]).double()
-    visible = torch.tensor([[0, 2]])  # leads I and III, of one column
-    mask = mask_of(visible, 6)
-    predicted = least_squares_reconstruction(limb[None], mask, covariance, columns=1)
-    torch.testing.assert_close(predicted[0], limb, rtol=1e-3, atol=1e-3)
-    nothing = torch.ones(1, 6, dtype=torch.bool)
-    assert (least_squares_reconstruction(limb[None], nothing, covariance, columns=1) == 0).all()
+    stretches = limb[None, :, None]  # of one column
+    seen = torch.tensor([True, False, True, False, False, False])[None, :, None]  # I and III
+    predicted = least_squares_reconstruction(stretches, seen, covariance)
+    torch.testing.assert_close(predicted, stretches, rtol=1e-3, atol=1e-3)
+    nothing = torch.zeros(1, 6, 1, dtype=torch.bool)
+    assert (least_squares_reconstruction(stretches, nothing, covariance) == 0).all()
 
 
 def test_each_instant_uses_its_own_visible_leads() -> None:
     generator = torch.Generator().manual_seed(0)
     ecg = torch.randn(3, 12, 40, generator=generator)
     visible = sample_visible(3, 12, 4, 0.5, "random", generator=generator)
-    mask = mask_of(visible, 48)
-    covariance = torch.eye(12)
-    predicted = least_squares_reconstruction(ecg, mask, covariance, columns=4)
-    hidden = mask.view(3, 12, 4).repeat_interleave(10, dim=2)
+    seen = ~mask_of(visible, 48).view(3, 12, 4)
+    stretches = ecg.view(3, 12, 4, 10)
+    predicted = least_squares_reconstruction(stretches, seen, torch.eye(12))
     # Uncorrelated leads tell nothing of one another, and a visible one itself.
-    torch.testing.assert_close(predicted, ecg * ~hidden, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(predicted, stretches * seen[..., None], rtol=1e-4, atol=1e-4)

@@ -49,7 +49,7 @@ def test_a_ratio_that_whole_instants_do_not_reach_hides_one_in_part() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_a_ratio_that_hides_nothing_or_everything_is_refused(ratio: float) -> None:
-    with pytest.raises(ValueError, match="patches visible"):
+    with pytest.raises(ValueError, match="tokens visible"):
         sample_visible(1, 12, 20, ratio, "random")
 
 

@@ -148,3 +148,16 @@ def test_it_learns_a_wave_in_noise() -> None:
 def test_an_odd_number_of_states_is_refused() -> None:
     with pytest.raises(ValueError, match="an even number, not 7"):
         S4D(leads=12, outputs=1, **{**SETTINGS, "states": 7})
+
+
+def test_an_instant_is_so_many_samples() -> None:
+    torch.manual_seed(0)
+    network = S4D(leads=12, outputs=1, stride=4, **SETTINGS).eval()
+    ecg = torch.randn(2, 12, 40)
+    mapped = network.forward_map(ecg)
+    assert mapped.shape == (2, 8, 10)
+    # A linear layer of each instant's samples of all leads, and then the blocks as ever.
+    instants = ecg.unflatten(2, (10, 4)).transpose(1, 2).flatten(2)
+    entered = instants @ network.stem.weight.flatten(1).T + network.stem.bias
+    torch.testing.assert_close(network.blocks(entered.transpose(1, 2)), mapped)
+    torch.testing.assert_close(network.forward_features(ecg), mapped.mean(2))

@@ -4,12 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import CNN, VIT, trainer, with_settings
+from tiny import CNN, TIME, VIT, trainer, with_settings
 from tiny import autoencoder as build
 from tiny import ecgs as loader
 
 from lightning_modules.networks.network import build_network
-from lightning_modules.networks.vit import patchify, unpatchify
 from lightning_modules.pretraining.masked_autoencoder import MaskedAutoencoder
 
 
@@ -29,7 +28,9 @@ def test_explained_variance_is_of_masked_samples_only(ecg: torch.Tensor, tmp_pat
     error = variance = 0.0
     for batch in ecg.split(8):
         visible = module.visible_patches(len(batch), generator)
-        patches, predicted = patchify(batch, 10), module.network(batch, visible)
+        pieces = module.network.tokens.cut(batch)
+        patches = batch.reshape(len(batch), 120, 10)
+        predicted = module.network(pieces, visible)
         for exam in range(len(batch)):
             hidden = sorted(set(range(120)) - set(visible[exam].tolist()))
             error += float((patches[exam, hidden] - predicted[exam, hidden]).square().sum())
@@ -69,8 +70,8 @@ def test_a_figures_reconstruction_says_what_was_visible(ecg: torch.Tensor) -> No
     assert visible.shape == reconstruction.shape == (2, 12, 100)
     assert visible.float().mean() == pytest.approx(0.25)
     torch.testing.assert_close(reconstruction[visible], ecg[:2][visible])
-    whole = patchify(visible.float(), 10)
-    torch.testing.assert_close(unpatchify(whole.round(), 12), visible.float())
+    whole = visible.view(2, 120, 10)
+    torch.testing.assert_close(whole.all(2), whole.any(2))
 
 
 def test_weight_decay_spares_positions_and_tokens(ecg: torch.Tensor, tmp_path: Path) -> None:
@@ -116,11 +117,11 @@ def test_its_encoder_by_the_models_own_names(pooling: str) -> None:
 
 
 def test_another_choice_of_the_rest_is_the_same_pretraining() -> None:
-    network = {**VIT, "layer_decay": 0.65, "name": "vit", "pretrainable": True}
+    network = {**VIT, "layer_decay": 0.65, "name": "vit"}
     taken = MaskedAutoencoder.of_network(network)
     assert taken == {
         "_target_": VIT["_target_"],
-        "settings": {"width": 16, "depth": 1, "heads": 2, "patch_samples": 10},
+        "settings": {"width": 16, "depth": 1, "heads": 2, "tokens": TIME},
         "shape": {"leads": 12, "samples": 100},
     }
     for same in (
@@ -129,7 +130,7 @@ def test_another_choice_of_the_rest_is_the_same_pretraining() -> None:
     ):
         assert MaskedAutoencoder.of_network(same) == taken
     for other in (
-        with_settings(network, patch_samples=20),
+        with_settings(network, tokens={**TIME, "patch_samples": 20}),
         with_settings(network, depth=2),
         {**network, "shape": {"leads": 12, "samples": 200}},
     ):
@@ -166,10 +167,10 @@ def test_it_is_made_of_settings_and_a_network() -> None:
     assert "plateau_explained_variance" in MaskedAutoencoder.judging
     with pytest.raises(ValueError, match="ResNet1d can't be pretrained as a masked autoencoder"):
         made(CNN)
-    with pytest.raises(ValueError, match="patches visible"):
+    with pytest.raises(ValueError, match="tokens visible"):
         made(mask_ratio=1.0)
     with pytest.raises(ValueError, match="whole number of 30-patches"):
-        made(with_settings(VIT, patch_samples=30))
+        made(with_settings(VIT, tokens={**TIME, "patch_samples": 30}))
 
 
 def test_an_examples_three_panels(ecg: torch.Tensor) -> None:

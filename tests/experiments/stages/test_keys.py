@@ -57,7 +57,8 @@ IN_NO_STAGE = (
 )
 # Leaves without a second value that is allowed on this machine, or by itself, or that name code.
 NAMES = ("_target_", "classifier", ".input", "target", "protocol", "cohort.source")
-ALONE = ("splits", "trainer", "statistics", "readers", "cohort", "fusion", "models", "published", "sweep")
+ALONE = ("splits", "trainer", "statistics", "readers", "cohort", "fusion", "models", "published")
+ALONE += ("sweep",)
 
 
 @cache

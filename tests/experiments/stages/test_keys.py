@@ -33,7 +33,12 @@ from experiments.stages.training import schedule
 from experiments.tracking import Tracking
 
 STUDIES = {
-    "lvsd": ("experiment=lvsd", "network=vit_micro", "pretrain=mae_small"),
+    "lvsd": (
+        "experiment=lvsd",
+        "network=vit_micro",
+        "network@baseline=resnet1d_small",
+        "pretrain=mae_small",
+    ),
     "ph": (
         "experiment=ph",
         "network=vit_micro",
